@@ -37,10 +37,12 @@ def random_expert(seed: int, config: GeneratorConfig = TINY_CONFIG, rank: int = 
     """An expert of random numbers whose edit_id is the seed's; of the config's rank by default."""
     draw = torch.Generator().manual_seed(seed)
     features = (config.num_queries, config.module_dim)
+    is_row = config.visual_filter == "runner_up"
+    visual = (1, config.visual_rank) if is_row else features
     matrices = (rank or config.rank, config.hidden_size)
     return Expert(
         edit_id=f"edit-{seed}",
-        visual_feature_QM=torch.randn(features, generator=draw),
+        visual_feature_QM=torch.randn(visual, generator=draw),
         prompt_feature_QM=torch.randn(features, generator=draw),
         down_RD=torch.randn(matrices, generator=draw) / 5,
         up_RD=torch.randn(matrices, generator=draw) / 5,

@@ -24,7 +24,7 @@ SMALL_CONFIG = GeneratorConfig(
 
 def identity_of(config: GeneratorConfig, **others: Any) -> BankIdentity:
     """Of a bank whose experts have the sizes of a config."""
-    names = ("edit_layer", "hidden_size", "module_dim", "num_queries", "rank")
+    names = ("edit_layer", "hidden_size", "module_dim", "num_queries", "rank", "visual_width")
     return BankIdentity(**{name: getattr(config, name) for name in names}, **others)
 
 

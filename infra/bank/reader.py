@@ -92,7 +92,7 @@ def read_repository(
         num_bytes = len(_MATRICES) * 4 * int(ranks_N.sum()) * config.hidden_size
         is_resident = matrices == "resident" or (matrices == "auto" and num_bytes <= RESIDENT_BYTES)
         columns: _Columns = {
-            "visual_feature": (None, config.feature_size),
+            "visual_feature": (None, config.visual_width),
             "prompt_feature": (None, 0),
         }
         if is_resident:

@@ -47,6 +47,8 @@ class BankIdentity:
     rank: int
     embedding_model: str
     embedding_size: int
+    visual_width: int = 0
+    """Numbers of a visual feature; 0, as in a bank from before: those of a routing feature."""
     has_own_ranks: bool = True
     """Whether each expert has a rank of its own; `rank` is then that of the generator. In a bank
     from before, all have `rank`."""
@@ -58,6 +60,9 @@ class BankIdentity:
 
     has_forms: bool = True
     """Whether rows hold the forms of experts (`Expert.forms_FX`); not in a bank from before."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "visual_width", self.visual_width or self.feature_size)
 
     @property
     def feature_size(self) -> int:
@@ -86,7 +91,7 @@ class BankIdentity:
         any_width = -1
         factor = any_width if self.has_own_ranks else self.rank * self.hidden_size
         widths = {
-            "visual_feature": self.feature_size,
+            "visual_feature": self.visual_width,
             "prompt_feature": any_width if self.has_cut_prompts else self.feature_size,
             "expert_down": factor,
             "expert_up": factor,
@@ -159,7 +164,7 @@ class ExpertRow:
             )
         widths = {
             "forms": self.expert.forms_FX.numel(),
-            "visual_feature": identity.feature_size,
+            "visual_feature": identity.visual_width,
             "prompt_feature": identity.feature_size,
             "expert_down": rank * identity.hidden_size,
             "expert_up": rank * identity.hidden_size,

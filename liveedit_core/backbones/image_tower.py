@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from liveedit_core.backbones.image_views import TurnedPyramids, figure, trimmed, views
+from liveedit_core.backbones.image_views import figure, trimmed
 from liveedit_core.backbones.views import with_hook, with_part
 from liveedit_core.devices import device_of
 from liveedit_core.inputs.images import decode_image
@@ -99,8 +99,8 @@ class ImageTower:
 
     Each image is encoded again at `more_sizes` (side lengths in pixels) for its pyramid, the mean
     over all sizes: strokes too fine for one size are seen at another. With `has_views` a pyramid is
-    that of the trimmed image, and there are those of further views (`image_views.py`); all of them
-    are computed in `dtype` where the tower can be lowered.
+    that of the trimmed image, followed by that of its figure (`image_views.py`); both are computed
+    in `dtype` where the tower can be lowered.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ImageTower:
         levels: Sequence[PyramidLevel] = (),
         more_sizes: Sequence[int] = (),
         has_views: bool = False,
-        turned: TurnedPyramids | None = None,
+        turned: Sequence[Tensor] = (),
         dtype: torch.dtype = torch.float32,
         cache_bytes: int = IMAGE_CACHE_BYTES,
     ) -> None:
@@ -122,8 +122,9 @@ class ImageTower:
         self.levels = tuple(levels)
         self.more_sizes = tuple(more_sizes) if levels else ()
         self.has_views = has_views
-        self.turned = turned
-        """None where the tower encodes further views itself."""
+        self.turned = tuple(turned)
+        """By level the maps of its channels in turned images, [3, C + 1, C], the last row added; ()
+        where nobody fitted them (`VisualKey.turned`)."""
         self._root, self._path = model, path
         """Where the tower of pyramids is."""
         self._lowered: LoweredTower | None = None
@@ -168,18 +169,6 @@ class ImageTower:
             for pyramid_E, projected_ID in zip(pyramids, projected, strict=True)
         ]
 
-    @torch.no_grad()
-    def view_pyramids(self, image: bytes) -> Tensor:
-        """Pyramids of an image in all views, its own first, [V, E]; with views that is the one of
-        `features`, bit for bit."""
-        if not self.has_views:
-            return torch.stack(self._pyramids(self._pixels(views(trimmed(decode_image(image))))))
-        own_E = self.features([image], 1)[image].pyramid_E[: self.pyramid_size]
-        if self.turned is not None:
-            return self.turned(own_E)
-        further = views(trimmed(decode_image(image)))[1:]
-        return torch.stack([own_E, *self._pyramids(self._pixels(further))])
-
     def _with_figures(
         self, images: Sequence[Image.Image], pixels_BCHW: Tensor, first_BE: Tensor
     ) -> list[Tensor]:
@@ -193,12 +182,17 @@ class ImageTower:
         others = [one for one, whole in zip(seen, is_whole, strict=True) if not whole]
         others += [one for one in figures if one is not None]
         known = iter(self._pyramids(pixels_BCHW[is_whole], first_BE[is_whole]))
-        further = iter(self._pyramids(self._pixels(others)) if others else [])
+        further = iter(self.pyramids_of(others) if others else [])
         own = [next(known if whole else further) for whole in is_whole]
         return [
             own_E if one is None else torch.cat([own_E, next(further)])
             for own_E, one in zip(own, figures, strict=True)
         ]
+
+    @torch.no_grad()
+    def pyramids_of(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """Of images as they are: nothing is trimmed."""
+        return self._pyramids(self._pixels(images))
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """[B, C, height, width], as the tower takes them."""

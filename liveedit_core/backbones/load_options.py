@@ -40,7 +40,7 @@ class LoadOptions(Settings):
     has_prompt_encoder: bool = False
     """Whether prompts are embedded too (see `prompt_encoder`); a generator's says so itself."""
     has_image_views: bool = False
-    """Whether pyramids are those of trimmed images, and edits have further views of theirs."""
+    """Whether pyramids are those of trimmed images, each followed by that of its figure."""
     prompt_protocol: PromptProtocol = "chat"
     """"paper" replaces the wording of every prompt by that of LiveEdit's own code (raw)."""
     batch_size: PositiveInt = 8

@@ -46,7 +46,7 @@ class Backbone(Protocol):
     visual_size: int
     """Size of the image pyramid; 0 without one."""
     has_image_views: bool
-    """Whether pyramids are those of trimmed images, and `encode_views` gives further ones."""
+    """Whether pyramids are those of trimmed images, each followed by that of its figure."""
     prompt_size: int
     """P: width of a prompt's embedding; 0 without one."""
     num_image_tokens: int
@@ -66,10 +66,6 @@ class Backbone(Protocol):
 
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         """Image tower and layers 0..l_e; float32 on `device`, in the order of the inputs."""
-        ...
-
-    def encode_views(self, image: bytes) -> Tensor:
-        """Pyramids of an image in all views (`image_views.py`), its own first, [V, E]."""
         ...
 
     def target_logits(

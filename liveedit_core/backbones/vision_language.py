@@ -273,11 +273,6 @@ class VisionLanguageBackbone:
         differentiable in modules of `with_module`."""
         return self._hidden(self._prepared(inputs))
 
-    def encode_views(self, image: bytes) -> Tensor:
-        if self.image_tower is None:
-            raise ConfigError(f"{self.model.config.model_type}: pyramids need an ImageTower")
-        return self.image_tower.view_pyramids(image)
-
     def _arguments(self, items: Sequence[Prepared], side: PaddingSide) -> dict[str, Tensor]:
         """Of a forward of the model; with an image tower also the input embeddings."""
         batch = collate(

@@ -63,7 +63,7 @@ class Lookup(ComparedEditor):
     def teach(self, requests: Sequence[EditRequest], states: Sequence[LayerStates]) -> None:
         plan = plan_edits(self.editor, requests, self._facts, states)
         self._facts.add({key: plan.facts[key] for key in plan.requests})
-        features = self.editor.edit_features(requests, states)
+        features = self.editor.generator.edit_features(states)
         stored = self.editor.repository
         edit_ids = (*stored.edit_ids, *(request.edit_id for request in requests))
         visual_BK = features.visual_BQM.flatten(1).float()

@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from liveedit_core.backbones.families import Family, PromptFormat, protocol_digest
 from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel, folded
-from liveedit_core.backbones.image_views import TurnedPyramids
 from liveedit_core.backbones.load_options import QUANTIZED, LoadOptions, ModelDtype, PromptProtocol
 from liveedit_core.backbones.packed_linear import pack_linear_layers
 from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.devices import chosen_device, chosen_dtype, keep_freed_memory
 from liveedit_core.errors import ConfigError, IntegrityError
+from liveedit_core.method.config import NUM_VIEWS
 from liveedit_core.parts import (
     IMAGE_TOWER,
     LANGUAGE_MODEL,
@@ -59,7 +60,6 @@ PYRAMID = (
 )
 """Levels of the visual key: strokes and colours with their positions, parts, the whole."""
 
-PYRAMID_SHAPES = tuple((level.width, level.grid) for level in PYRAMID)
 PYRAMID_SIZES = (192,)
 """Images are encoded once more, larger: the language model sees them at 128 pixels."""
 
@@ -154,13 +154,22 @@ def load_builtin_backbone(
             levels=PYRAMID,
             more_sizes=PYRAMID_SIZES,
             has_views=has_image_views,
-            turned=TurnedPyramids(PYRAMID_SHAPES, load_file(TURNED)),
+            turned=turned_maps(),
             dtype=dtype if dtype == torch.bfloat16 else torch.float32,
         ),
         prompt_encoder=load_prompt_encoder() if options.has_prompt_encoder else None,
         batch_size=batch_size,
         prompts_at_once=PROMPTS_AT_ONCE,
     )
+
+
+def turned_maps() -> list[Tensor]:
+    """Of each level of the pyramid (`ImageTower.turned`)."""
+    maps = load_file(TURNED)
+    views = range(1, NUM_VIEWS)
+    return [
+        torch.stack([maps[f"{view}.{level}"] for view in views]) for level in range(len(PYRAMID))
+    ]
 
 
 def _digest_in(dtype: ModelDtype) -> str:

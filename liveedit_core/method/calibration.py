@@ -29,10 +29,10 @@ from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository, hashes_of
 from liveedit_core.method.routing import (
     of_one_image,
+    products,
     runner_up_margins,
     similarity,
     unit_of,
-    view_products,
 )
 
 MAX_IMAGES = 1000
@@ -42,6 +42,9 @@ LEAST_IMAGES = 20
 PRIOR_IMAGES = 30
 SIBLING_ALLOWANCE = 0.12
 """Without such edits the two offsets differ by 0.1 on average (METHOD.md)."""
+TURNED_ALLOWANCE = 0.01
+"""What the further views of a question add to m, where its key knows them: so much larger were the
+offsets of banks whose edits were compared in all views (METHOD.md)."""
 TAIL = 0.2
 """Share of the sample that makes the tail."""
 
@@ -118,6 +121,8 @@ def calibrate(
         own = _exceeded_by_bank(allowed, *strangers.margins)
     if own is None:  # few edits, or hardly any prompt passes
         return Calibration(false_activation=false_activation, offset=prior, source="generator")
+    if generator.config.turned_levels:
+        own += TURNED_ALLOWANCE
     weight = num_images / (num_images + PRIOR_IMAGES)
     return Calibration(
         false_activation=false_activation,
@@ -150,11 +155,11 @@ def bank_margins(
 ) -> tuple[Tensor, Tensor]:
     """m of each edit of a sample against the others, and without the most similar image, [S]."""
     config = generator.config
-    asked_SR = visual_SK[:, : config.visual_rank].float() / math.sqrt(unit_of(config))
+    asked_SR = visual_SK.float() / math.sqrt(unit_of(config))
     is_own_SS = of_one_image(visual_SK, visual_SK, config)
     passes_SS = _passes(generator, prompt_SK)
-    products_SS = view_products(asked_SR, visual_SK, config)[1]
-    best_SK = visual_SK[products_SS.masked_fill(is_own_SS, -torch.inf).argmax(1)]
+    cosine_SS = products(asked_SR, visual_SK).masked_fill(is_own_SS, -torch.inf)
+    best_SK = visual_SK[cosine_SS.argmax(1)]
     is_out_SS = is_own_SS | of_one_image(best_SK, visual_SK, config)
     return (
         stranger_margins(generator, asked_SR, visual_SK, is_own_SS, passes_SS),
@@ -168,8 +173,9 @@ def traffic_margins(
     """m of those images of the traffic that are of no edit of a sample, each with the prompt of one
     of these, [at most M]."""
     config = generator.config
-    products_MS, _ = view_products(traffic_MR, visual_SK, config)
-    is_edited_MS = products_MS >= config.same_image_ratio * math.sqrt(unit_of(config))
+    is_edited_MS = products(traffic_MR, visual_SK) >= config.same_image_ratio * math.sqrt(
+        unit_of(config)
+    )
     prompt_M = torch.arange(len(traffic_MR)) % len(prompt_SK)
     passes_MS = _passes(generator, prompt_SK)[prompt_M]
     is_out_MS = torch.zeros_like(is_edited_MS)
@@ -188,7 +194,7 @@ def stranger_margins(
     config = generator.config
     sentinels_CR = torch.nn.functional.normalize(generator.visual_key.sentinels, dim=-1)
     sentinel_B1 = (asked_BR @ sentinels_CR.T).amax(1, keepdim=True)
-    cosine_BN = view_products(asked_BR, keys_NK, config)[1] / math.sqrt(unit_of(config))
+    cosine_BN = products(asked_BR, keys_NK) / math.sqrt(unit_of(config))
     cosine_BN = cosine_BN.masked_fill(is_out_BN, -1)
     margin_BN = runner_up_margins(cosine_BN, sentinel_B1, keys_NK, config)
     return margin_BN.masked_fill(is_out_BN | ~passes_BN, -torch.inf).amax(1)

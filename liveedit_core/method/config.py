@@ -1,8 +1,9 @@
 """Shape and variants of a generator; stored beside its weights as `config.json`."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from liveedit_core.backbones.load_options import LoadOptions, PromptProtocol
 from liveedit_core.errors import ConfigError
@@ -25,7 +26,7 @@ StateDtype = Literal["float16", "bfloat16", "float32"]
 SoftRouting = Literal["prompt", "prompt_and_visual", "average"]
 VisualFilter = Literal["sentinel", "runner_up"]
 NUM_VIEWS = 4
-"""Views of an edited image (`backbones/image_views.py`)."""
+"""Of an image of a question: as it is, mirrored, turned left and right (`visual_key`)."""
 
 DEFAULT_BUDGET = 0.02
 """Of new banks and models, and of those that were stored without one."""
@@ -56,9 +57,15 @@ LATER_FIELDS = frozenset(
         "prompt_rank",
         "prompt_anchors",
         "visual_filter",
+        "turned_levels",
     }
 )
 """Fields that `config.json` holds only where they are not at their defaults; same reason."""
+
+
+def _as_tuples(levels: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """JSON knows lists alone."""
+    return tuple(map(tuple, levels))
 
 
 class GeneratorConfig(Settings):
@@ -89,6 +96,9 @@ class GeneratorConfig(Settings):
     """E: width of a pyramid; 0 without one."""
     visual_rank: Count = 0
     """Width of a pyramid's linear projection; 0 without one."""
+    turned_levels: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_as_tuples)] = ()
+    """Channels and cells a side of a pyramid's levels, where the key knows what the tower sees of a
+    turned image; else () and a turned image is another one."""
     num_sentinels: PositiveInt = 1
     """C: 1 in the paper, where the sentinel replaces the image; a visual key has many."""
     nearest_sentinels: PositiveInt = 1
@@ -169,16 +179,17 @@ class GeneratorConfig(Settings):
                     f"nearest_sentinels: expected at most num_sentinels ({self.num_sentinels}), "
                     f"got {self.nearest_sentinels}"
                 )
-        if self.visual_filter == "runner_up":
-            if self.visual_source != "tower_pyramid" or self.visual_gate:
-                raise ValueError(
-                    "visual_filter: runner_up needs visual_source tower_pyramid, and visual_gate 0"
-                )
-            if NUM_VIEWS * self.visual_rank > self.feature_size:
-                raise ValueError(
-                    f"visual_rank: {NUM_VIEWS} views of {self.visual_rank} do not fit into a "
-                    f"feature of {self.feature_size}"
-                )
+        sizes = [width * side**2 for width, side in self.turned_levels]
+        if sizes and (sum(sizes) != self.visual_size or self.visual_filter != "runner_up"):
+            raise ValueError(
+                f"turned_levels: for visual_filter runner_up, and a pyramid of {self.visual_size}; "
+                f"theirs has {sum(sizes)}"
+            )
+        has_pyramid = self.visual_source == "tower_pyramid"
+        if self.visual_filter == "runner_up" and (not has_pyramid or self.visual_gate):
+            raise ValueError(
+                "visual_filter: runner_up needs visual_source tower_pyramid, and visual_gate 0"
+            )
         if self.prompt_source == "sentences":
             if self.prompt_size < 1:
                 raise ValueError(f"prompt_size: embeddings need 1 or more, got {self.prompt_size}")
@@ -209,13 +220,18 @@ class GeneratorConfig(Settings):
 
     @property
     def has_image_views(self) -> bool:
-        """Whether pyramids are those of trimmed images, and edits have further views."""
+        """Whether pyramids are those of trimmed images and of figures in them."""
         return self.visual_filter == "runner_up"
 
     @property
     def feature_size(self) -> int:
         """K = Q * M: length of a flattened routing feature."""
         return self.num_queries * self.module_dim
+
+    @property
+    def visual_width(self) -> int:
+        """Length of the visual feature of an edit: a whole routing feature, or one row."""
+        return self.visual_rank if self.visual_filter == "runner_up" else self.feature_size
 
     @property
     def text_size(self) -> int:

@@ -23,6 +23,7 @@ from liveedit_core.method.quantized import QuantizedSegment
 from liveedit_core.method.repository import FeatureRows
 from liveedit_core.method.routing import (
     has_image,
+    own_similarity,
     paired_similarity,
     similarity,
     visual_similarity,
@@ -44,16 +45,19 @@ def edit_questions(
         return []
     features = generator.input_features(states)
     assert features.sentinel_BQM is not None
-    threshold_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
-    if generator.config.visual_filter == "runner_up":
-        threshold_B = torch.zeros_like(threshold_B)
+    config, own_BQM = generator.config, features.visual_BQM
+    if config.visual_filter == "runner_up":
+        own_BQM = own_BQM[:, :1]
+        threshold_B = torch.zeros_like(own_BQM[:, 0, 0])
+    else:
+        threshold_B = paired_similarity(own_BQM, features.sentinel_BQM)
     own_B = torch.full_like(threshold_B, math.inf)
     if features.same_image_BQM is not None:
-        own_B = paired_similarity(features.visual_BQM, features.same_image_BQM) - threshold_B
+        own_B = own_similarity(features, config) - threshold_B
         own_B[~has_image(features.visual_BQM.flatten(1))] = math.inf
     return [
         EditQuestion(
-            visual_QM=features.visual_BQM[i].float().clone(),
+            visual_QM=own_BQM[i].float().clone(),
             prompt_QM=features.prompt_BQM[i].float().clone(),
             threshold=float(threshold_B[i]),
             own_margin=float(own_B[i]),

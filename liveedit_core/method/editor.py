@@ -37,7 +37,6 @@ from liveedit_core.method.shortlist import (
     as_they_are,
     most_similar,
     scan,
-    scanned_shape,
     search_of,
 )
 from liveedit_core.schema import EditRequest
@@ -120,8 +119,7 @@ class Editor:
     @cached_property
     def scanned(self) -> tuple[QuantizedSegment, ...]:
         """The repository's visual features as they are scanned."""
-        shape = scanned_shape(self.generator.config)
-        self._scanned_before = quantized(self.repository.visual, *shape, self._scanned_before)
+        self._scanned_before = quantized(self.repository.visual, self._scanned_before)
         return self._scanned_before
 
     @cached_property
@@ -195,7 +193,7 @@ class Editor:
         self, requests: Sequence[EditRequest], states: Sequence[LayerStates]
     ) -> list[Expert]:
         """Experts as the generator writes them."""
-        features = self.edit_features(requests, states)
+        features = self.generator.edit_features(states)
         down_BRD, up_BRD = self.generator.write_matrices(states)
         ranks = self.generator.ranks(states).tolist()
         questions = edit_questions(self.generator, states)
@@ -210,17 +208,6 @@ class Editor:
             )
             for i, request in enumerate(requests)
         ]
-
-    @torch.no_grad()
-    def edit_features(
-        self, requests: Sequence[EditRequest], states: Sequence[LayerStates]
-    ) -> Features:
-        """Features stored with experts, those of all views of their images included."""
-        images = [r.image_bytes for r in requests if r.image_bytes is not None]
-        if not self.generator.config.has_image_views or not images:
-            return self.generator.edit_features(states)
-        views = [self.backbone.encode_views(image) for image in images]
-        return self.generator.edit_features(states, torch.stack(views))
 
     def is_routed(self, state: LayerStates) -> bool:
         """Whether an input may keep an expert: without an image only a textual one."""
@@ -274,8 +261,7 @@ class Editor:
         search = search_of(features, config, self.calibration.offset)
         found_U = self._index.find(search, repository.visual) if self._index else None
         if found_U is None:
-            found_U = scan(search, self.scanned, scanned_shape(config)[0])
-            return answering(found_U, repository)
+            return answering(scan(search, self.scanned), repository)
         listed_U = answering(found_U, repository)
         questions = len(features.visual_BQM)
         self.misses.sample(questions, lambda: self._missed(features, listed_U))
@@ -291,7 +277,7 @@ class Editor:
             self.repository.visual,
         )
         search = search_of(features, config, offset)
-        whole_U = scan(search, as_they_are(visual), scanned_shape(config)[0])
+        whole_U = scan(search, as_they_are(visual))
         passed = []
         for position_U in (answering(whole_U, self.repository), listed_U):
             is_passed_BU = compare_images(features, visual[position_U], config, offset).passed_BN

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from liveedit_core.errors import IntegrityError, ShapeError
-from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.expert import ExpertGenerator
 from liveedit_core.method.features import FeatureExtractor, Features, PromptExtractor
 from liveedit_core.method.prompt_key import PromptKey
@@ -93,12 +93,9 @@ class LiveEditGenerator(nn.Module):
         """c: weight of the visual margin in the softmax; 0 in the paper."""
         return self.visual_weight() if hasattr(self, "visual_weight") else 0.0
 
-    def edit_features(
-        self, states: Sequence[LayerStates], views_BVE: Tensor | None = None
-    ) -> Features:
-        """Features stored with an expert (Eq. 3 and 4); `views_BVE` are pyramids of its image in
-        all views, of the states that have one."""
-        features = self._features(self.edit_extractor, states, views_BVE)
+    def edit_features(self, states: Sequence[LayerStates]) -> Features:
+        """Features stored with an expert (Eq. 3 and 4)."""
+        features = self._features(self.edit_extractor, states)
         return self._with_prompts(features, states, range(len(states)), is_edit=True)
 
     def input_features(
@@ -136,28 +133,32 @@ class LiveEditGenerator(nn.Module):
         zeros_BQM = found_XQM.new_zeros(len(states), *found_XQM.shape[1:])
         return features._replace(prompt_BQM=zeros_BQM.index_copy(0, index, found_XQM))
 
-    def _features(
-        self,
-        extractor: nn.Module,
-        states: Sequence[LayerStates],
-        views_BVE: Tensor | None = None,
-    ) -> Features:
-        """Those of prompts are zero, and so are those of the images of states that have
-        none; `views_BVE` are of the others."""
+    def _features(self, extractor: nn.Module, states: Sequence[LayerStates]) -> Features:
+        """Those of prompts are zero, and so are those of the images of states that have none."""
         shown = [row for row, state in enumerate(states) if state.has_image]
         if not self.has_prompt_key or len(shown) == len(states):
-            return self._features_of_images(extractor, states, views_BVE)
-        shape = (len(states), self.config.num_queries, self.config.module_dim)
-        zeros_BQM = states[0].hidden_TD.new_zeros(shape)
+            return self._features_of_images(extractor, states)
         if not shown:
-            return Features(zeros_BQM, zeros_BQM, zeros_BQM, zeros_BQM)
-        some = self._features_of_images(extractor, [states[row] for row in shown], views_BVE)
-        index = torch.tensor(shown, device=zeros_BQM.device)
-        return some.mapped(lambda part_SQM: zeros_BQM.index_copy(0, index, part_SQM))
+            is_edit = extractor is self.edit_extractor
+            return self._features_of_none(len(states), states[0].hidden_TD, is_edit=is_edit)
+        some = self._features_of_images(extractor, [states[row] for row in shown])
+        index = torch.tensor(shown, device=states[0].hidden_TD.device)
 
-    def _features_of_images(
-        self, extractor: nn.Module, states: Sequence[LayerStates], views_BVE: Tensor | None
-    ) -> Features:
+        def among_all(part_SQM: Tensor) -> Tensor:
+            zeros_BQM = part_SQM.new_zeros(len(states), *part_SQM.shape[1:])
+            return zeros_BQM.index_copy(0, index, part_SQM)
+
+        return some.mapped(among_all)
+
+    def _features_of_none(self, count: int, like: Tensor, *, is_edit: bool) -> Features:
+        zeros_BQM = like.new_zeros(count, self.config.num_queries, self.config.module_dim)
+        if self.config.visual_filter == "sentinel":
+            return Features(zeros_BQM, zeros_BQM, zeros_BQM, zeros_BQM)
+        zeros_BVR = like.new_zeros(count, 1 if is_edit else NUM_VIEWS, self.config.visual_rank)
+        zeros_B1R = zeros_BVR[:, :1]
+        return Features(zeros_BVR, zeros_BQM, zeros_B1R, zeros_B1R)
+
+    def _features_of_images(self, extractor: nn.Module, states: Sequence[LayerStates]) -> Features:
         is_edit, prompt_BQM = extractor is self.edit_extractor, None
         if self.has_prompt_key:
             shape = (len(states), self.config.num_queries, self.config.module_dim)
@@ -168,8 +169,6 @@ class LiveEditGenerator(nn.Module):
         if prompt_BQM is None:
             prompt_BQM = extractor(pad_prompts(states))
         pyramids = image_pyramids(states, self.config.visual_size, is_edit=is_edit)
-        if views_BVE is not None:
-            pyramids = list(views_BVE)
         visual, threshold, same = self.visual_key(pyramids, is_edit=is_edit)
         return Features(visual, prompt_BQM, threshold, same)
 

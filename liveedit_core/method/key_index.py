@@ -17,7 +17,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,10 @@ from torch.nn import functional
 
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.repository import ExpertRepository, FeatureRows, segments_of
-from liveedit_core.method.routing import RUNNER_UP_SHARE, VIEW_SHARE
-from liveedit_core.method.shortlist import Search, found_as_stored, products_of, scanned_shape
-from liveedit_core.row_lists import Codes, RowList, in_threads
+from liveedit_core.method.routing import RUNNER_UP_SHARE
+from liveedit_core.method.shortlist import Search, found_as_stored
+from liveedit_core.method.visual_key import VIEW_SHARE
+from liveedit_core.row_lists import Codes, RowList, Rows, in_threads
 
 if TYPE_CHECKING:
     import faiss
@@ -119,8 +120,6 @@ class KeyIndex:
 
     codebook: Codebook
     blocks: tuple[CodedBlock, ...]
-    num_rows: int
-    """Of each expert."""
     edit_ids: Sequence[str]
     """Of the repository that it was made for."""
     segments: tuple[Tensor, ...]
@@ -128,7 +127,7 @@ class KeyIndex:
 
     @property
     def num_experts(self) -> int:
-        return sum(len(block.codes) for block in self.blocks) // self.num_rows
+        return sum(len(block.codes) for block in self.blocks)
 
     @classmethod
     def of(
@@ -140,21 +139,19 @@ class KeyIndex:
         is_bounded = config.has_hard_filter and config.max_kept > 0
         if len(repository.edit_ids) < LEAST_EXPERTS or not is_bounded or segments[0].is_cuda:
             return None
-        width, size = scanned_shape(config)
-        num_rows = width // size
         if before is None:
-            codebook = Codebook.trained(_sample(repository.visual, num_rows, size))
+            codebook = Codebook.trained(_sample(repository.visual))
         else:
             codebook = before.codebook
         blocks: list[CodedBlock] = []
         if before is not None and before._is_of(segments):
             blocks = list(before.blocks)
         elif before is not None:
-            blocks = [CodedBlock.of(codebook, before._codes_for(repository, size))]
-        start = sum(len(block.codes) for block in blocks) // num_rows
+            blocks = [CodedBlock.of(codebook, before._codes_for(repository))]
+        start = sum(len(block.codes) for block in blocks)
         if len(repository.edit_ids) - start >= LEAST_NEW:
-            row_X = torch.arange(start * num_rows, len(repository.edit_ids) * num_rows)
-            codes = _coded(codebook, repository.visual, row_X, num_rows, size)
+            row_X = torch.arange(start, len(repository.edit_ids))
+            codes = _coded(codebook, repository.visual, row_X)
             blocks.append(CodedBlock.of(codebook, codes))
         while len(blocks) > 1 and 2 * len(blocks[-1].codes) > len(blocks[-2].codes):
             joined = np.concatenate([blocks[-2].codes, blocks[-1].codes])
@@ -162,7 +159,6 @@ class KeyIndex:
         return cls(
             codebook=codebook,
             blocks=tuple(blocks),
-            num_rows=num_rows,
             edit_ids=repository.edit_ids,
             segments=segments,
         )
@@ -175,18 +171,15 @@ class KeyIndex:
             for own, more in pairs
         )
 
-    def _codes_for(self, repository: ExpertRepository, size: int) -> Codes:
+    def _codes_for(self, repository: ExpertRepository) -> Codes:
         """Of all experts of another repository: what depends on an edit alone is known already."""
         codes = np.concatenate([block.codes for block in self.blocks])
-        codes = codes.reshape(self.num_experts, self.num_rows, -1)
         place_of = {edit_id: n for n, edit_id in enumerate(self.edit_ids[: self.num_experts])}
         known_N = torch.tensor([place_of.get(edit_id, -1) for edit_id in repository.edit_ids])
-        chosen: Codes = codes[known_N.clamp(min=0).numpy()].reshape(-1, codes.shape[-1])
-        new = (known_N < 0).nonzero()
-        row_X = (new * self.num_rows + torch.arange(self.num_rows)).flatten()
+        chosen: Codes = codes[known_N.clamp(min=0).numpy()]
+        row_X = (known_N < 0).nonzero().flatten()
         if len(row_X):
-            found = _coded(self.codebook, repository.visual, row_X, self.num_rows, size)
-            chosen[row_X.numpy()] = found
+            chosen[row_X.numpy()] = _coded(self.codebook, repository.visual, row_X)
         return chosen
 
     def find(self, search: Search, features: FeatureRows) -> Tensor | None:
@@ -197,130 +190,88 @@ class KeyIndex:
             return found[0]
         rest_U, best_rest = self._scanned_rest(search, features)
         found.append(rest_U)
-        columns = (part_Q.tolist() for part_Q in search[1:])
-        rows = zip(search.asked_QR, *columns, best_rest, strict=True)
-        for asked_R, least, keep, offset, best in rows:
-            position_U = self._found(_Question(asked_R, least, keep, offset), best, features)
+        for image in search.image_Q.unique().tolist():
+            is_view_Q = search.image_Q == image
+            views, best = search.where(is_view_Q), float(best_rest[is_view_Q].max())
+            position_U = self._found(views, best, features)
             if position_U is None:
                 return None
             found.append(position_U)
         listed_U: Tensor = torch.cat(found).unique()
         return listed_U
 
-    def _found(
-        self, question: "_Question", best_rest: float, features: FeatureRows
-    ) -> Tensor | None:
-        """Positions of coded experts for one row of a question, some of them twice."""
-        similar = _FIRST_COSINE * question.length * self.codebook.length
-        level = min(question.keep, max(question.least, similar))
-        compared = self._compared(question, level, features)
-        if compared is None and level < question.keep:
-            level = question.keep
-            compared = self._compared(question, level, features)
+    def _found(self, views: Search, best_rest: float, features: FeatureRows) -> Tensor | None:
+        """Positions of coded experts for the views of one image, some of them twice."""
+        least, keep, offset = (float(part_Q[0]) for part_Q in views[1:4])
+        similar = _FIRST_COSINE * float(views.asked_QR[0].norm()) * self.codebook.length
+        level = min(keep, max(least, similar))
+        compared = self._compared(views, level, features)
+        if compared is None and level < keep:
+            level = keep
+            compared = self._compared(views, level, features)
         if compared is None:
             return None
         best = max([best_rest, *compared[1].tolist()])
-        if best < question.keep:
+        if best < keep:
             return torch.zeros(0, dtype=torch.int64)
         # The best is kept, unless a runner-up is as similar as this.
-        rival = (VIEW_SHARE * best - question.offset) / RUNNER_UP_SHARE
-        if max(rival, question.least) < level:
-            compared = self._compared(question, max(rival, question.least), features)
+        rival = (VIEW_SHARE * best - offset) / RUNNER_UP_SHARE
+        if max(rival, least) < level:
+            compared = self._compared(views, max(rival, least), features)
             if compared is None:
                 return None
         row_X, products_X = compared
-        return row_X[products_X >= question.least] // self.num_rows
+        return row_X[products_X >= least]
 
     def _compared(
-        self, question: "_Question", level: float, features: FeatureRows
+        self, views: Search, level: float, features: FeatureRows
     ) -> tuple[Tensor, Tensor] | None:
-        """Rows whose sums say that they may reach an inner product, rising, and theirs; None where
-        there are too many."""
-        length, codebook = max(question.length, 1e-20), self.codebook
-        (asked_R,) = _filled_up(question.asked_R[None] / length)
-        bound = codebook.slope * level / length - _MARGIN * codebook.spread
-        parts, start = [], 0
+        """Rows whose sums say that they may reach an inner product with some view, rising, and the
+        largest of theirs; None where there are too many."""
+        parts, start, tasks = [], 0, []
         for block in self.blocks:
             parts += [(start, rows) for rows in block.lists]
             start += len(block.codes)
-        found = in_threads(lambda part: part[1].reaching(asked_R, bound) + part[0], parts)
-        row_X = torch.cat(found).sort().values
+        for asked_R in views.asked_QR:
+            length = max(float(asked_R.norm()), 1e-20)
+            bound = self.codebook.slope * level / length - _MARGIN * self.codebook.spread
+            (row,) = _filled_up(asked_R[None] / length)
+            tasks += [(*part, row, bound) for part in parts]
+
+        def reaching(task: tuple[int, RowList, Rows, float]) -> Tensor:
+            first, rows, asked, least = task
+            return rows.reaching(asked, least) + first
+
+        row_X = torch.cat(in_threads(reaching, tasks)).unique()
         if SHARE * len(row_X) > start:
             return None
-        rows_XR = stored_rows(features, row_X, self.num_rows, len(question.asked_R))
-        return row_X, rows_XR @ question.asked_R
+        return row_X, (features[row_X].float() @ views.asked_QR.T).amax(1)
 
-    def _scanned_rest(self, search: Search, features: FeatureRows) -> tuple[Tensor, list[float]]:
+    def _scanned_rest(self, search: Search, features: FeatureRows) -> tuple[Tensor, Tensor]:
         """Positions of experts that are not coded yet, and each question's largest inner product
         with one of them."""
         count, start, found = self.num_experts, 0, [torch.zeros(0, dtype=torch.int64)]
-        width = self.num_rows * search.asked_QR.shape[1]
         for segment_NK in segments_of(features):
             rest_NK = segment_NK[max(0, count - start) :]
             if len(rest_NK):
-                found.append(found_as_stored(search, rest_NK, width) + max(start, count))
+                found.append(found_as_stored(search, rest_NK) + max(start, count))
             start += len(segment_NK)
         rest_U = torch.cat(found)
         if not len(rest_U):
-            return rest_U, [-math.inf] * len(search.asked_QR)
-        (products_XQ,) = products_of(search.asked_QR, features[rest_U], width)
-        return rest_U, products_XQ.amax(0).tolist()
+            return rest_U, torch.full_like(search.least_Q, -math.inf)
+        return rest_U, (features[rest_U].float() @ search.asked_QR.T).amax(0)
 
 
-class _Question(NamedTuple):
-    """One row of a `Search`."""
-
-    asked_R: Tensor
-    least: float
-    keep: float
-    offset: float
-
-    @property
-    def length(self) -> float:
-        return float(self.asked_R.norm())
-
-
-def stored_rows(features: FeatureRows, row_X: Tensor, num_rows: int, size: int) -> Tensor:
-    """Some rows of experts, of `num_rows` each, [X, size] float32; rising where there are several
-    segments."""
-    parts, start = [], 0
-    for segment_NK in segments_of(features):
-        here_X, count = row_X, len(segment_NK)
-        if count != len(features):
-            bounds = torch.tensor([start, start + count]) * num_rows
-            first, last = torch.searchsorted(row_X, bounds).tolist()
-            here_X = row_X[first:last] - start * num_rows
-        if len(here_X):
-            parts.append(_rows_of(segment_NK, here_X, num_rows, size).float())
-        start += count
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat(parts) if parts else torch.zeros(0, size)
-
-
-def _rows_of(segment_NK: Tensor, row_X: Tensor, num_rows: int, size: int) -> Tensor:
-    width = segment_NK.shape[1]
-    if segment_NK.is_contiguous() and width == num_rows * size:
-        return segment_NK.view(-1, size).index_select(0, row_X)
-    rows: Tensor = segment_NK[:, : num_rows * size].unflatten(1, (num_rows, size))
-    return rows[row_X // num_rows, row_X % num_rows]
-
-
-def _coded(
-    codebook: Codebook, features: FeatureRows, row_X: Tensor, num_rows: int, size: int
-) -> Codes:
+def _coded(codebook: Codebook, features: FeatureRows, row_X: Tensor) -> Codes:
     parts = row_X.split(_CODED_AT_ONCE)
-    coded = [codebook.coded(stored_rows(features, part, num_rows, size)) for part in parts]
-    return np.concatenate(coded)
+    return np.concatenate([codebook.coded(features[part]) for part in parts])
 
 
-def _sample(features: FeatureRows, num_rows: int, size: int) -> Tensor:
+def _sample(features: FeatureRows) -> Tensor:
     """Rows from all over the bank, in mixed order."""
-    total = len(features) * num_rows
     draw = torch.Generator().manual_seed(0)
-    row_X = torch.randint(total, (_TRAINED_ROWS,), generator=draw).unique()
-    rows_XR = stored_rows(features, row_X, num_rows, size)
-    return rows_XR[torch.randperm(len(rows_XR), generator=draw)]
+    row_X = torch.randint(len(features), (_TRAINED_ROWS,), generator=draw).unique()
+    return features[row_X[torch.randperm(len(row_X), generator=draw)]].float()
 
 
 class MissCounter:

@@ -4,8 +4,8 @@
 
 with the maxima over a block of rows. So nothing that reaches a similarity is missed; what is found
 beyond it is left out by its stored features. A scan reads a quarter of the bytes of float32.
-Numbers are stored 64 larger, 0..127: the same bytes in faiss's scan, which is faster for a few
-questions, and in a product of matrices in int8, which is faster for many.
+Numbers are stored 64 larger, 0..127: the same bytes in faiss's scan, which is faster for one row
+of a question, and in a product of matrices in int8, which is faster for more.
 
 On a GPU rows are in bfloat16, and one product finds them, with a bound of its rounding.
 """
@@ -26,10 +26,11 @@ from liveedit_core.row_lists import RowList, Rows, in_threads
 
 LEAST_EXPERTS = 4096
 """In a segment; smaller ones are scanned as they are."""
-BLOCK_NUMBERS = 16_777_216
-"""Numbers of features that are scanned together, at most."""
-FEW_QUESTIONS = 3
-"""As many are scanned one by one."""
+BLOCK_NUMBERS = 2_097_152
+"""Numbers of features that are scanned together, at most: products of all rows of a question read
+them from a processor's second cache."""
+FEW_ROWS = 1
+"""Of questions: so many are scanned one by one."""
 _ADDED = 64
 _TINY = 1e-20
 """Smaller numbers are rounded to zero."""
@@ -86,12 +87,11 @@ class Questions:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedRows:
-    """Rows of one view of some experts, and how much rounding can change their inner products."""
+    """Some experts, and how much rounding can change their inner products."""
 
     rows: RowList
     first: int
     """Position of the first expert in the segment."""
-    view: int
     scale: float
     length: float
     """Of the longest rounded row."""
@@ -99,7 +99,7 @@ class QuantizedRows:
     """Of the row that rounding moves most."""
 
     @classmethod
-    def of(cls, rows_XR: Tensor, first: int = 0, view: int = 0) -> "QuantizedRows":
+    def of(cls, rows_XR: Tensor, first: int = 0) -> "QuantizedRows":
         rows_XR = rows_XR.float()
         smallest, largest = (float(bound) for bound in rows_XR.aminmax())
         scale = max(-smallest, largest, _TINY) / (_ADDED - 1)
@@ -107,7 +107,6 @@ class QuantizedRows:
         return cls(
             rows=RowList.of_bytes(rounded_XR.add(_ADDED).to(torch.uint8), first),
             first=first,
-            view=view,
             scale=scale,
             length=scale * float(rounded_XR.norm(dim=1).max()),
             error=float((rows_XR - rounded_XR.mul_(scale)).norm(dim=1).max()),
@@ -116,13 +115,12 @@ class QuantizedRows:
     def reaching(self, asked: Questions) -> Tensor:
         """Positions of the experts that some question may find, int64 [U], some of them twice."""
         least = [self._least(row) for row in asked.rows]
-        if len(least) > FEW_QUESTIONS:
+        if len(least) > FEW_ROWS:
             codes_XR = torch.from_numpy(self.rows.codes).view(torch.int8)
             products_XQ = torch._int_mm(codes_XR, asked.rounded_RQ)
             pairs = zip(least, asked.rows, strict=True)
             least_Q = torch.tensor([bound + _ADDED * row.total for bound, row in pairs])
-            found_X = (products_XQ >= least_Q.int()).any(1)
-            return found_X.nonzero().flatten() + self.first
+            return (products_XQ >= least_Q.int()).nonzero()[:, 0] + self.first
         # faiss takes 128 from stored numbers, and finds what is more than a bound.
         bounds = [
             bound - (128 - _ADDED) * row.total - 0.5
@@ -140,17 +138,16 @@ class QuantizedRows:
 
 @dataclass(frozen=True, kw_only=True)
 class HalfRows:
-    """Rows of one view of some experts on a GPU, in bfloat16."""
+    """A segment of experts on a GPU, in bfloat16."""
 
     rows_XR: Tensor
-    view: int
     length: float
     """Of the longest row."""
 
     @classmethod
-    def of(cls, rows_XR: Tensor, view: int) -> "HalfRows":
+    def of(cls, rows_XR: Tensor) -> "HalfRows":
         length = float(rows_XR.float().norm(dim=1).max())
-        return cls(rows_XR=rows_XR.to(torch.bfloat16), view=view, length=length)
+        return cls(rows_XR=rows_XR.to(torch.bfloat16), length=length)
 
     def reaching(self, asked: Questions) -> Tensor:
         """Positions of the experts that some question may find, int64 [U]."""
@@ -169,20 +166,16 @@ class QuantizedSegment:
     """() where it is scanned as it is."""
 
     @classmethod
-    def of(cls, features_NK: Tensor, width: int, size: int) -> "QuantizedSegment":
-        """Of the first `width` numbers of each feature, as rows of `size` numbers."""
+    def of(cls, features_NK: Tensor) -> "QuantizedSegment":
         if len(features_NK) < LEAST_EXPERTS:
             return cls(features_NK, ())
-        views = features_NK[:, :width].unflatten(1, (-1, size)).unbind(1)
         if features_NK.device.type != "cpu":
-            halves = (HalfRows.of(rows_XR, view) for view, rows_XR in enumerate(views))
-            return cls(features_NK, tuple(halves))
-        num_blocks = -(-len(features_NK) * size // BLOCK_NUMBERS)
+            return cls(features_NK, (HalfRows.of(features_NK),))
+        num_blocks = -(-features_NK.numel() // BLOCK_NUMBERS)
         step = -(-len(features_NK) // num_blocks)
         blocks = (
-            QuantizedRows.of(part_XR, step * number, view)
-            for view, rows_XR in enumerate(views)
-            for number, part_XR in enumerate(rows_XR.split(step))
+            QuantizedRows.of(part_XR, step * number)
+            for number, part_XR in enumerate(features_NK.split(step))
         )
         return cls(features_NK, tuple(blocks))
 
@@ -191,51 +184,40 @@ class QuantizedSegment:
         own = self.features_NK
         return own.data_ptr() == features_NK.data_ptr() and own.shape == features_NK.shape
 
-    def checked(self, view: int, position_U: Tensor, asked: Questions) -> Tensor:
+    def checked(self, position_U: Tensor, asked: Questions) -> Tensor:
         """Those of some experts that some question finds, by their stored features."""
         if len(position_U) > _MOST_CHECKED * len(self.features_NK):
             return position_U
-        size, asked_RQ = asked.asked_QR.shape[1], asked.asked_QR.T
-        rows_NR = self.features_NK[:, view * size : (view + 1) * size]
-        is_found_U = (rows_NR[position_U].float() @ asked_RQ >= asked.least_Q).any(1)
-        return position_U[is_found_U]
+        products_UQ = self.features_NK[position_U].float() @ asked.asked_QR.T
+        return position_U[(products_UQ >= asked.least_Q).any(1)]
 
 
 def quantized(
-    features: FeatureRows, width: int, size: int, before: Sequence[QuantizedSegment] = ()
+    features: FeatureRows, before: Sequence[QuantizedSegment] = ()
 ) -> tuple[QuantizedSegment, ...]:
     """All segments; those that are the same as `before` are taken from there."""
     old = iter(before)
     return tuple(
-        one
-        if (one := next(old, None)) and one.holds(part)
-        else QuantizedSegment.of(part, width, size)
+        one if (one := next(old, None)) and one.holds(part) else QuantizedSegment.of(part)
         for part in segments_of(features)
     )
 
 
-def found_in(
-    segments: Sequence[QuantizedSegment], asked: Questions, num_views: int
-) -> list[Tensor]:
-    """Of each segment that has blocks, positions of the experts of which some question finds one of
-    the first views, int64 [U], some of them twice."""
-    tasks = [
-        (number, block)
-        for number, segment in enumerate(segments)
-        for block in segment.blocks
-        if block.view < num_views
-    ]
-    if len(asked.asked_QR) > FEW_QUESTIONS or asked.asked_QR.device.type != "cpu":
+def found_in(segments: Sequence[QuantizedSegment], asked: Questions) -> list[Tensor]:
+    """Of each segment that has blocks, positions of the experts that some question finds, int64
+    [U], some of them twice."""
+    tasks = [(number, block) for number, part in enumerate(segments) for block in part.blocks]
+    if len(asked.asked_QR) > FEW_ROWS or asked.asked_QR.device.type != "cpu":
         # A product uses all threads.
         reached = [block.reaching(asked) for _, block in tasks]
     else:
         _ = asked.rows  # for all threads
         reached = in_threads(lambda task: task[1].reaching(asked), tasks)
-    parts: dict[tuple[int, int], list[Tensor]] = {}
-    for (number, block), position_U in zip(tasks, reached, strict=True):
-        parts.setdefault((number, block.view), []).append(position_U)
-    found = [torch.zeros(0, dtype=torch.int64)] * len(segments)
-    for (number, view), positions in parts.items():
-        checked_U = segments[number].checked(view, torch.cat(positions), asked)
-        found[number] = torch.cat([found[number], checked_U.cpu()])
-    return found
+    parts: dict[int, list[Tensor]] = {}
+    for (number, _), position_U in zip(tasks, reached, strict=True):
+        parts.setdefault(number, []).append(position_U)
+    nothing_U = torch.zeros(0, dtype=torch.int64)
+    return [
+        segment.checked(torch.cat(parts[number]), asked).cpu() if number in parts else nothing_U
+        for number, segment in enumerate(segments)
+    ]

@@ -200,7 +200,7 @@ class ExpertRepository:
         """A repository without experts."""
         return cls(
             edit_ids=(),
-            visual=torch.zeros(0, config.feature_size),
+            visual=torch.zeros(0, config.visual_width),
             prompt=torch.zeros(0, config.feature_size),
             ranks_N=torch.zeros(0, dtype=torch.int64),
             down=torch.zeros(0, config.hidden_size),

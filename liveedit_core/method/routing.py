@@ -9,7 +9,8 @@ the softmax logits (`soft_routing`) and gates the weight (`visual_gate`). With a
 passes `min_gate` has its whole share of the softmax: an answer is no more right by half.
 
 With `visual_filter = "runner_up"` (after the ratio test of Lowe, IJCV 2004) an image must beat what
-else it is like: with cosines of visual features, the largest over the views of an edit's image,
+else it is like: with cosines of visual features, the largest over the views of the question's image
+(`visual_key`),
 
     keep n   iff  cos(q, n) - 0.75 * r(q, n) > offset   or   the image is q itself
     r(q, n)  =    the largest cosine of q with a sentinel, or with an edit whose image is neither
@@ -38,8 +39,6 @@ from torch import Tensor
 from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import Features
 
-VIEW_SHARE = 0.95
-"""Less than 1, so that an edit of an image goes before one of its mirror image."""
 RUNNER_UP_SHARE = 0.75
 """Chosen on validation (METHOD.md)."""
 
@@ -47,12 +46,13 @@ RUNNER_UP_SHARE = 0.75
 def similarity(queries_BQM: Tensor, keys_NK: Tensor) -> Tensor:
     """<flatten(a), flatten(b)> / (Q * sqrt(M)) of inputs and experts, [B, N] float32."""
     num_queries, width = queries_BQM.shape[-2:]
-    return _products(queries_BQM.flatten(-2), keys_NK) / (num_queries * math.sqrt(width))
+    return products(queries_BQM.flatten(-2), keys_NK) / (num_queries * math.sqrt(width))
 
 
-def _products(asked_BR: Tensor, keys_NR: Tensor) -> Tensor:
-    products_BN: Tensor = torch.mm(asked_BR.double(), keys_NR.double().T)
-    return products_BN.float()
+def products(asked_BR: Tensor, keys_NR: Tensor) -> Tensor:
+    """Inner products, summed in float64, [B, N] float32."""
+    found_BN: Tensor = torch.mm(asked_BR.double(), keys_NR.double().T)
+    return found_BN.float()
 
 
 def paired_similarity(first_BQM: Tensor, second_BQM: Tensor) -> Tensor:
@@ -62,35 +62,24 @@ def paired_similarity(first_BQM: Tensor, second_BQM: Tensor) -> Tensor:
     return product / (num_queries * math.sqrt(width))
 
 
+def own_similarity(features: Features, config: GeneratorConfig) -> Tensor:
+    """Visual similarity of each input with an edit of its very image, [B] float32."""
+    assert features.same_image_BQM is not None
+    if config.visual_filter == "sentinel":
+        return paired_similarity(features.visual_BQM, features.same_image_BQM)
+    return (features.visual_BQM[:, 0] * features.same_image_BQM[:, 0]).sum(-1) / unit_of(config)
+
+
 def visual_similarity(queries_BQM: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:
-    """`similarity` with the images of experts as they are, in no other view, [B, N]."""
+    """`similarity` of images as they are, in no other view, [B, N]."""
     if config.visual_filter == "sentinel":
         return similarity(queries_BQM, keys_NK)
-    asked_BR = queries_BQM.flatten(-2)[:, : config.visual_rank]
-    return _products(asked_BR, keys_NK[:, : config.visual_rank]) / unit_of(config)
+    return products(queries_BQM[:, 0], keys_NK) / unit_of(config)
 
 
 def unit_of(config: GeneratorConfig) -> float:
     """Inner product of features whose similarity is 1: Q * sqrt(M)."""
     return config.num_queries * math.sqrt(config.module_dim)
-
-
-def views_of(features_BQM: Tensor, config: GeneratorConfig) -> Tensor:
-    """The views in features of a runner-up filter, [B, V, R]; zero where there is none."""
-    flat_BX = features_BQM.float().flatten(-2)[:, : NUM_VIEWS * config.visual_rank]
-    return flat_BX.view(len(flat_BX), NUM_VIEWS, config.visual_rank)
-
-
-def view_products(
-    asked_BR: Tensor, keys_NK: Tensor, config: GeneratorConfig
-) -> tuple[Tensor, Tensor]:
-    """Inner products with each edit's image as it is, and in the most similar view, where mirrored
-    and turned ones count `VIEW_SHARE`; two [B, N] float32."""
-    rank = config.visual_rank
-    keys_XR = keys_NK[:, : NUM_VIEWS * rank].reshape(-1, rank)
-    products_BNV = _products(asked_BR, keys_XR).view(len(asked_BR), len(keys_NK), NUM_VIEWS)
-    first_BN, others_BN = products_BNV[..., 0], products_BNV[..., 1:].amax(-1)
-    return first_BN, torch.maximum(first_BN, VIEW_SHARE * others_BN)
 
 
 class ComparedImages(NamedTuple):
@@ -205,13 +194,16 @@ def _compared(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Similarity, margin and threshold of images."""
     assert features.sentinel_BQM is not None
-    threshold_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
     if config.visual_filter == "sentinel":
+        threshold_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
         visual_BN = similarity(features.visual_BQM, visual_features_NK)
         return visual_BN, visual_BN - threshold_B[:, None], threshold_B
+    if not len(visual_features_NK):
+        sentinel_B = (features.visual_BQM[:, 0] * features.sentinel_BQM[:, 0]).sum(-1)
+        nothing_BN = sentinel_B.new_zeros(len(sentinel_B), 0)
+        return nothing_BN, nothing_BN, sentinel_B / unit_of(config)
     visual_BN, margin_BN = beside_runner_up(features, visual_features_NK, config, offset)
-    threshold_B = (visual_BN - margin_BN).amin(1) if visual_BN.shape[1] else threshold_B
-    return visual_BN, margin_BN, threshold_B
+    return visual_BN, margin_BN, (visual_BN - margin_BN).amin(1)
 
 
 def weigh(
@@ -258,37 +250,35 @@ def weigh(
 def beside_runner_up(
     features: Features, keys_NK: Tensor, config: GeneratorConfig, offset: float
 ) -> tuple[Tensor, Tensor]:
-    """Visual similarities and margins, [B, N]; of the views of each input, those with the larger
-    margin."""
-    assert features.same_image_BQM is not None
+    """Visual similarities and margins, [B, N]; of the image of each input and its figure those with
+    the larger margin."""
     assert features.sentinel_BQM is not None
-    if not len(keys_NK):
-        return (keys_NK.new_zeros(len(features.visual_BQM), 0, dtype=torch.float32),) * 2
-    scale_B1 = paired_similarity(features.visual_BQM, features.same_image_BQM)[:, None]
-    asked_BVR, nearest_BVR = (
-        views_of(side, config) for side in (features.visual_BQM, features.sentinel_BQM)
-    )
-    shape = (len(asked_BVR), len(keys_NK))
-    cosine_BN = margin_BN = asked_BVR.new_full(shape, -torch.inf)
-    for view in range(NUM_VIEWS):
-        rows_S = asked_BVR[:, view].any(-1).nonzero().flatten()
-        if not len(rows_S):
+    scale_B1, sentinel_BSR = own_similarity(features, config)[:, None], features.sentinel_BQM
+    asked_BSVR = features.visual_BQM.unflatten(1, (-1, NUM_VIEWS))
+    shape = (len(asked_BSVR), len(keys_NK))
+    cosine_BN = margin_BN = asked_BSVR.new_full(shape, -torch.inf)
+    for image in range(asked_BSVR.shape[1]):
+        rows_X = asked_BSVR[:, image, 0].any(-1).nonzero().flatten()
+        if not len(rows_X):
             break
-        length_S1, asked_SR = unit_of(config) * scale_B1[rows_S], asked_BVR[rows_S, view]
-        first_SN, any_SN = view_products(asked_SR, keys_NK, config)
+        length_X1, asked_XVR = unit_of(config) * scale_B1[rows_X], asked_BSVR[rows_X, image]
+        products_XVN = products(asked_XVR.flatten(0, 1), keys_NK).unflatten(0, (-1, NUM_VIEWS))
+        first_XN = products_XVN[:, 0]
+        any_XN = products_XVN.masked_fill(~has_image(asked_XVR)[..., None], -torch.inf).amax(1)
         # Where the very image was edited, no other view is meant.
-        is_edited_SN = first_SN >= config.same_image_ratio * length_S1
-        cosine_SN = any_SN.where(~is_edited_SN.any(1, keepdim=True), first_SN) / length_S1
-        sentinel_S1 = (asked_SR * nearest_BVR[rows_S, view]).sum(-1, keepdim=True) / length_S1
-        is_asked_SN = cosine_SN >= config.same_image_ratio
-        other_SN = cosine_SN.masked_fill(is_asked_SN, -1)
-        margin_SN = runner_up_margins(other_SN, sentinel_S1, keys_NK, config, least=offset) - offset
-        margin_SN = margin_SN.where(~is_asked_SN, cosine_SN)
-        is_larger_SN = margin_SN > margin_BN[rows_S]
-        cosine_SN = cosine_SN.where(is_larger_SN, cosine_BN[rows_S])
-        margin_SN = margin_SN.where(is_larger_SN, margin_BN[rows_S])
-        cosine_BN = cosine_BN.index_copy(0, rows_S, cosine_SN)
-        margin_BN = margin_BN.index_copy(0, rows_S, margin_SN)
+        is_edited_XN = first_XN >= config.same_image_ratio * length_X1
+        cosine_XN = any_XN.where(~is_edited_XN.any(1, keepdim=True), first_XN) / length_X1
+        sentinel_X1 = (asked_XVR[:, 0] * sentinel_BSR[rows_X, image]).sum(-1, keepdim=True)
+        sentinel_X1 = sentinel_X1 / length_X1
+        is_asked_XN = cosine_XN >= config.same_image_ratio
+        other_XN = cosine_XN.masked_fill(is_asked_XN, -1)
+        margin_XN = runner_up_margins(other_XN, sentinel_X1, keys_NK, config, least=offset) - offset
+        margin_XN = margin_XN.where(~is_asked_XN, cosine_XN)
+        is_larger_XN = margin_XN > margin_BN[rows_X]
+        cosine_XN = cosine_XN.where(is_larger_XN, cosine_BN[rows_X])
+        margin_XN = margin_XN.where(is_larger_XN, margin_BN[rows_X])
+        cosine_BN = cosine_BN.index_copy(0, rows_X, cosine_XN)
+        margin_BN = margin_BN.index_copy(0, rows_X, margin_XN)
     return cosine_BN * scale_B1, margin_BN * scale_B1
 
 
@@ -322,8 +312,7 @@ def runner_up_margins(
 
 def of_one_image(some_SK: Tensor, keys_NK: Tensor, config: GeneratorConfig) -> Tensor:
     """Which edits have the image of some edits, bool [S, N]."""
-    products_SN = _products(some_SK[:, : config.visual_rank], keys_NK[:, : config.visual_rank])
-    return products_SN >= config.same_image_ratio * unit_of(config)
+    return products(some_SK, keys_NK) >= config.same_image_ratio * unit_of(config)
 
 
 def hard_filter(images: ComparedImages, prompt_BN: Tensor, config: GeneratorConfig) -> Tensor:

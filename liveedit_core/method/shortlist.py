@@ -1,6 +1,6 @@
 """The experts that routing must compare with some questions, found by one scan of visual features.
 
-    shortlist  =  edits with the similarity `least` or more between a view of them and of a question
+    shortlist  =  edits with the similarity `least` or more to a view of a question
 
 `least` is below all that may be kept, and below every runner-up that is more alike than the nearest
 sentinel: `routing.route` finds the same among the shortlist as among all experts. The scan reads
@@ -24,11 +24,10 @@ from liveedit_core.method.quantized import (
 from liveedit_core.method.repository import ExpertRepository, FeatureRows, segments_of
 from liveedit_core.method.routing import (
     RUNNER_UP_SHARE,
-    VIEW_SHARE,
     has_image,
+    own_similarity,
     paired_similarity,
     unit_of,
-    views_of,
 )
 
 SLACK = 1e-4
@@ -47,6 +46,12 @@ class Search(NamedTuple):
     offset_Q: Tensor
     """By how much its inner product must exceed three quarters of the runner-up's; 0 where there is
     none."""
+    image_Q: Tensor
+    """int64: rows with the same number are views of one image, rising."""
+
+    def where(self, is_chosen_Q: Tensor) -> "Search":
+        """Some rows."""
+        return Search(*(part[is_chosen_Q] for part in self))
 
 
 def shortlist(
@@ -63,9 +68,8 @@ def shortlist(
     """
     if not config.has_hard_filter:
         return repository.held_positions
-    search, (width, _) = search_of(features, config, offset), scanned_shape(config)
     scanned = as_they_are(repository.visual) if scanned is None else scanned
-    return answering(scan(search, scanned, width), repository)
+    return answering(scan(search_of(features, config, offset), scanned), repository)
 
 
 def search_of(features: Features, config: GeneratorConfig, offset: float) -> Search:
@@ -89,31 +93,15 @@ def answering(position_U: Tensor, repository: ExpertRepository) -> Tensor:
     return position_U
 
 
-def scanned_shape(config: GeneratorConfig) -> tuple[int, int]:
-    """How many numbers of a visual feature are compared, and in rows of what size."""
-    if config.visual_filter == "sentinel":
-        return config.feature_size, config.feature_size
-    return NUM_VIEWS * config.visual_rank, config.visual_rank
-
-
 def most_similar(
     features: Features, repository: ExpertRepository, config: GeneratorConfig, count: int
 ) -> Tensor:
     """Positions of the `count` experts with the images most similar to one of some inputs."""
-    width, size = scanned_shape(config)
-    if config.visual_filter == "sentinel":
-        asked_QR = features.visual_BQM.flatten(1).float()
-    else:
-        asked_QR = views_of(features.visual_BQM, config).flatten(0, 1)
+    asked_QR = features.visual_BQM.reshape(-1, config.visual_width).float()
     asked_QR = asked_QR[has_image(asked_QR)]
     if not len(asked_QR):
         return torch.zeros(0, dtype=torch.int64)
-    likeness_N = torch.cat(
-        [
-            products_XQ.amax(1).view(-1, width // size).amax(1)
-            for products_XQ in products_of(asked_QR, repository.visual, width)
-        ]
-    )
+    likeness_N = torch.cat([part.amax(1) for part in products_of(asked_QR, repository.visual)])
     num_compared = len(repository) - len(repository.textual_positions)
     for is_out_N in (
         None if repository.held_N is None else ~repository.held_N,
@@ -131,11 +119,9 @@ def of_same_image(
     CPU."""
     asked_BK = torch.stack([q.visual_QM for q in questions]).flatten(1)
     least = [q.threshold + config.same_image_ratio * q.own_margin for q in questions]
-    width = asked_BK.shape[1] if config.visual_filter == "sentinel" else config.visual_rank
-    asked_BR = asked_BK[:, :width].float()
-    least_B = _lowered(asked_BR.new_tensor(least), asked_BR.square().sum(-1) / unit_of(config))
-    least_B = least_B * unit_of(config)
-    return scan(_found_alone(asked_BR, least_B), scanned, width)
+    asked_BK = asked_BK.float()
+    least_B = _lowered(asked_BK.new_tensor(least), asked_BK.square().sum(-1) / unit_of(config))
+    return scan(_found_alone(asked_BK, least_B * unit_of(config)), scanned)
 
 
 def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
@@ -143,7 +129,7 @@ def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
     assert features.sentinel_BQM is not None
     least_B = paired_similarity(features.visual_BQM, features.sentinel_BQM)
     if config.visual_gate > 0 and features.same_image_BQM is not None:
-        own_B = paired_similarity(features.visual_BQM, features.same_image_BQM) - least_B
+        own_B = own_similarity(features, config) - least_B
         least_B = torch.minimum(least_B, least_B + config.same_image_ratio * own_B)
     asked_BK = features.visual_BQM.flatten(1).float()
     least_B = _lowered(least_B, asked_BK.square().sum(-1) / unit_of(config))
@@ -154,30 +140,23 @@ def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
 
 def _found_alone(asked_QR: Tensor, least_Q: Tensor) -> Search:
     """Without runners-up."""
-    return Search(asked_QR, least_Q, least_Q, torch.zeros_like(least_Q))
+    image_Q = torch.arange(len(asked_QR), device=asked_QR.device)
+    return Search(asked_QR, least_Q, least_Q, torch.zeros_like(least_Q), image_Q)
 
 
 def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float) -> Search:
-    assert features.same_image_BQM is not None
     assert features.sentinel_BQM is not None
-    scale_B1 = paired_similarity(features.visual_BQM, features.same_image_BQM)[:, None]
-    asked_BVR, nearest_BVR = (
-        views_of(side, config) for side in (features.visual_BQM, features.sentinel_BQM)
-    )
-    length_BV = (unit_of(config) * scale_B1).expand(-1, NUM_VIEWS)
-    sentinel_BV = (asked_BVR * nearest_BVR).sum(-1) / length_BV
-    keep_BV = (RUNNER_UP_SHARE * sentinel_BV + offset).clamp(max=config.same_image_ratio)
-    least_BV, is_there_BV = torch.minimum(sentinel_BV, keep_BV), asked_BVR.any(-1)
-    least_Q, keep_Q = (
-        (_lowered(_of_any_view(part_BV), torch.ones_like(part_BV)) * length_BV)[is_there_BV]
-        for part_BV in (least_BV, keep_BV)
-    )
-    return Search(asked_BVR[is_there_BV], least_Q, keep_Q, offset * length_BV[is_there_BV])
-
-
-def _of_any_view(cosine_BV: Tensor) -> Tensor:
-    """The least cosine of a view that counts as much as a first one."""
-    return torch.where(cosine_BV < 0, cosine_BV / VIEW_SHARE, cosine_BV)
+    asked_BSVR = features.visual_BQM.float().unflatten(1, (-1, NUM_VIEWS))
+    length_BS = unit_of(config) * own_similarity(features, config)[:, None]
+    length_BS = length_BS.expand(-1, asked_BSVR.shape[1])
+    sentinel_BS = (asked_BSVR[:, :, 0] * features.sentinel_BQM).sum(-1) / length_BS
+    keep_BS = (RUNNER_UP_SHARE * sentinel_BS + offset).clamp(max=config.same_image_ratio)
+    least_BS = torch.minimum(sentinel_BS, keep_BS)
+    least_BS, keep_BS = (_lowered(part, torch.ones_like(part)) for part in (least_BS, keep_BS))
+    image_Q, view_Q = has_image(asked_BSVR.flatten(0, 1)).nonzero().unbind(1)
+    levels = (least_BS * length_BS, keep_BS * length_BS, offset * length_BS)
+    least_Q, keep_Q, offset_Q = (part_BS.flatten()[image_Q] for part_BS in levels)
+    return Search(asked_BSVR.flatten(0, 1)[image_Q, view_Q], least_Q, keep_Q, offset_Q, image_Q)
 
 
 def _lowered(least: Tensor, own: Tensor) -> Tensor:
@@ -185,36 +164,30 @@ def _lowered(least: Tensor, own: Tensor) -> Tensor:
     return least - SLACK * torch.maximum(least.abs().clamp(max=1e6), own)
 
 
-def scan(search: Search, scanned: Sequence[QuantizedSegment], width: int) -> Tensor:
-    """Positions of the experts that have a row which some question may find, rising; rows are the
-    first `width` numbers of a feature, one after the other."""
+def scan(search: Search, scanned: Sequence[QuantizedSegment]) -> Tensor:
+    """Positions of the experts that some question may find, rising."""
     found, start = [torch.zeros(0, dtype=torch.int64)], 0
     if not len(search.asked_QR):
         return found[0]
     asked = Questions(search.asked_QR, search.least_Q)
-    num_views = width // search.asked_QR.shape[1]
-    for segment, position_U in zip(scanned, found_in(scanned, asked, num_views), strict=True):
+    for segment, position_U in zip(scanned, found_in(scanned, asked), strict=True):
         if not segment.blocks:
-            position_U = found_as_stored(search, segment.features_NK, width)
+            position_U = found_as_stored(search, segment.features_NK)
         found.append(position_U + start)
         start += len(segment.features_NK)
     listed_U: Tensor = torch.cat(found).unique()
     return listed_U
 
 
-def found_as_stored(search: Search, features_NK: Tensor, width: int) -> Tensor:
+def found_as_stored(search: Search, features_NK: Tensor) -> Tensor:
     """The same among some features, in float32."""
-    num_views, found, start = width // search.asked_QR.shape[1], [], 0
-    for products_XQ in products_of(search.asked_QR, features_NK, width):
-        hits_X = (products_XQ >= search.least_Q).any(1).view(-1, num_views).any(1)
-        found.append(hits_X.nonzero().flatten().cpu() + start)
-        start += len(hits_X)
-    return torch.cat(found)
+    products = products_of(search.asked_QR, features_NK)
+    hits = [(products_XQ >= search.least_Q).any(1) for products_XQ in products]
+    return torch.cat(hits).nonzero().flatten().cpu()
 
 
-def products_of(asked_QR: Tensor, features_NK: FeatureRows, width: int) -> Iterator[Tensor]:
-    """Inner products with all rows, [X, Q] of some experts at a time."""
+def products_of(asked_QR: Tensor, features_NK: FeatureRows) -> Iterator[Tensor]:
+    """Inner products with all features, [X, Q] of some experts at a time."""
     for segment_NK in segments_of(features_NK):
-        for part_NK in segment_NK.split(max(1, NUMBERS_AT_ONCE // width)):
-            keys_XR = part_NK[:, :width].reshape(-1, asked_QR.shape[1]).float()
-            yield keys_XR @ asked_QR.T
+        for part_XR in segment_NK.split(max(1, NUMBERS_AT_ONCE // asked_QR.shape[1])):
+            yield part_XR.float() @ asked_QR.T

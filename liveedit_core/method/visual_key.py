@@ -16,19 +16,37 @@ The correction is stored in two extra numbers of each feature, so that routing a
 see plain features: q' = [q, 1, r(q)], e' = [e, -r(e) / 2, 0], threshold' = [0, offset, 1 / 2].
 
 With `visual_filter = "runner_up"` there is no correction, as routing compares with the images of
-other edits instead (`routing`): q' = scale * [q, figure of q], e' = [e, mirrored e, e turned left,
-right], and threshold' is the nearest sentinel of each view of q. A view that is missing is zero.
+other edits instead (`routing`). An edit stores its image alone, e' = [e]; a question is its image,
+and its largest figure if it has one, each as it is and turned:
+
+    q' = scale * [q, q mirrored, q turned left, right, figure, figure mirrored, ...]
+
+where turned ones count `VIEW_SHARE`, and threshold' is the nearest sentinel of image and figure. A
+view that is missing is zero. No tower sees the turned image: cells of a level of the pyramid move
+to where they lie in it, and its channels are mixed by a linear map: the filter that answers to an
+edge answers to the turned edge as another filter does.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
+from liveedit_core.method.routing import unit_of
+
+VIEW_SHARE = 0.95
+"""Less than 1, so that an edit of an image goes before one of its mirror image."""
+TURNED: tuple[Callable[[Tensor], Tensor], ...] = (
+    partial(torch.flip, dims=(-1,)),
+    partial(torch.rot90, k=1, dims=(-2, -1)),
+    partial(torch.rot90, k=-1, dims=(-2, -1)),
+)
+"""How the further views move the cells of a level [.., height, width]."""
 
 
 class VisualKey(nn.Module):
@@ -42,11 +60,16 @@ class VisualKey(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.shape = (config.num_queries, config.module_dim)
+        self.length = math.sqrt(unit_of(config))
         self.has_runner_up = config.visual_filter == "runner_up"
         self.nearest = config.nearest_sentinels
         self.register_buffer("mean", torch.zeros(config.visual_size))
         self.register_buffer("deviation", torch.ones(config.visual_size))
         self.projection = nn.Linear(config.visual_size, config.visual_rank, bias=False)
+        self.levels = config.turned_levels
+        for number, (width, _) in enumerate(self.levels):
+            maps = torch.zeros(len(TURNED), width + 1, width)
+            self.register_buffer(f"turned_{number}", maps)
         self.sentinels = nn.Parameter(torch.randn(config.num_sentinels, config.visual_rank))
         # Buffers: no gradient reaches them, and DeepSpeed cannot shard scalars.
         self.register_buffer("log_scale", torch.tensor(0.0))
@@ -55,11 +78,16 @@ class VisualKey(nn.Module):
     def forward(
         self, pyramids: Sequence[Tensor], *, is_edit: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(feature, threshold, edit-side feature), [B, Q, M], from pyramids of one or more views of
-        each image, [V, E]; the edit side has the first only."""
-        units = self.unit(torch.cat(list(pyramids))).split([len(views) for views in pyramids])
+        """(feature, threshold, edit-side feature), [B, Q, M], from pyramids of each image and its
+        figure, if it has one, [1 or 2, E]; the edit side has the first only. With a runner-up
+        filter [B, V, R]: `NUM_VIEWS` rows an image, 1 an image in thresholds, 1 of an edit."""
+        counts = [len(images) for images in pyramids]
         if self.has_runner_up:
-            return self._views(pad_sequence(list(units), batch_first=True), is_edit=is_edit)
+            seen_VXE = torch.cat(list(pyramids))[None]
+            if self.levels and not is_edit:
+                seen_VXE = torch.cat([seen_VXE, self.turned(seen_VXE[0])])
+            return self.features_of(self.unit(seen_VXE).transpose(0, 1), counts, is_edit=is_edit)
+        units = self.unit(torch.cat(list(pyramids))).split(counts)
         unit_BR = torch.stack([unit_VR[0] for unit_VR in units])
         common_B1 = commonness(unit_BR, functional.normalize(self.sentinels, dim=-1), self.nearest)
         one_B1, zero_B1 = torch.ones_like(common_B1), torch.zeros_like(common_B1)
@@ -74,18 +102,40 @@ class VisualKey(nn.Module):
         scaled_XE = (pyramids_XE - self.mean) / self.deviation
         return functional.normalize(self.projection(scaled_XE), dim=-1)
 
-    def _views(
-        self, unit_BVR: Tensor, *, is_edit: bool
+    def set_turned(self, maps: Sequence[Tensor]) -> None:
+        """What a tower's channels become in turned images (`ImageTower.turned`), by level."""
+        for number, maps_VCC in enumerate(maps):
+            getattr(self, f"turned_{number}").copy_(maps_VCC)
+
+    def turned(self, pyramids_XE: Tensor) -> Tensor:
+        """Pyramids of the images in the further views, [3, X, E]."""
+        parts = pyramids_XE.split([width * side**2 for width, side in self.levels], dim=1)
+        turned: list[Tensor] = []
+        for number, (part_XE, (width, side)) in enumerate(zip(parts, self.levels, strict=True)):
+            level_XCHW = part_XE.unflatten(1, (width, side, side))
+            views = torch.stack([turn(level_XCHW) for turn in TURNED])
+            cells_VYC = views.movedim(2, -1).flatten(1, 3)
+            maps_VCC: Tensor = getattr(self, f"turned_{number}")
+            mixed_VYC = torch.baddbmm(maps_VCC[:, -1:], cells_VYC, maps_VCC[:, :-1])
+            turned.append(mixed_VYC.unflatten(1, (-1, side**2)).mT.flatten(2))
+        return torch.cat(turned, dim=-1)
+
+    def features_of(
+        self, units_XVR: Tensor, counts: Sequence[int], *, is_edit: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        one = torch.ones_like(self.log_scale)
-        stored_BQM = padded_feature(unit_BVR.flatten(1), one, self.shape)
+        """Of images in one or all views that follow each other, `counts` of each input."""
+        own_BSR = pad_sequence(list(units_XVR[:, 0].split(list(counts))), batch_first=True)
+        stored_B1R = own_BSR[:, :1] * self.length
         if is_edit:
-            return stored_BQM, None, None
+            return stored_B1R, None, None
         sentinels_CR = functional.normalize(self.sentinels, dim=-1)
-        nearest_BVR = sentinels_CR[(unit_BVR @ sentinels_CR.T).argmax(-1)]
-        nearest_BQM = padded_feature(nearest_BVR.flatten(1), one, self.shape)
-        same_BQM = padded_feature(unit_BVR[:, 0], one, self.shape)
-        return stored_BQM * self.log_scale.exp(), nearest_BQM, same_BQM
+        nearest_BSR = sentinels_CR[(own_BSR @ sentinels_CR.T).argmax(-1)] * self.length
+        shares = units_XVR.new_tensor([1.0] + [VIEW_SHARE] * (NUM_VIEWS - 1))[:, None]
+        missing = NUM_VIEWS - units_XVR.shape[1]
+        asked_XVR = functional.pad(units_XVR, (0, 0, 0, missing)) * shares * self.length
+        asked_BVR = pad_sequence(list(asked_XVR.flatten(1).split(list(counts))), batch_first=True)
+        asked_BVR = asked_BVR.unflatten(-1, (NUM_VIEWS, -1)).flatten(1, 2)
+        return asked_BVR * self.log_scale.exp(), nearest_BSR, stored_B1R
 
     def _padded(self, unit_BR: Tensor, *correction: Tensor) -> Tensor:
         feature_BX = torch.cat([unit_BR, *correction], dim=-1)

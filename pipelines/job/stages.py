@@ -109,4 +109,5 @@ def bank_identity(generator: GeneratorFacts, embedder: EmbedderFacts) -> BankIde
         rank=generator.config.rank,
         embedding_model=embedder.model,
         embedding_size=embedder.size,
+        visual_width=generator.config.visual_width,
     )

@@ -118,6 +118,8 @@ class GeneratorTrainer:
             self.recipe.visual_key,
             others_XE=pyramids.rows[~torch.isin(torch.arange(len(pyramids.rows)), index_M)].float(),
         )
+        if self.generator.config.turned_levels and self.backbone.image_tower:
+            self.generator.visual_key.set_turned(self.backbone.image_tower.turned)
         self.generator.config = self.generator.config.with_changes(
             visual_midpoint=report.visual_midpoint, other_image_midpoint=report.other_image_midpoint
         )

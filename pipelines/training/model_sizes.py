@@ -79,6 +79,9 @@ def generator_config(
         fields["visual_size"] = backbone.visual_size
         fields["num_sentinels"] = min(model.num_sentinels, num_entities)
         fields["nearest_sentinels"] = min(model.nearest_sentinels, fields["num_sentinels"])
+        tower = getattr(backbone, "image_tower", None)
+        if model.visual_filter == "runner_up" and tower is not None and tower.turned:
+            fields["turned_levels"] = tuple((level.width, level.grid) for level in tower.levels)
     else:
         for name in ("visual_rank", "num_sentinels", "nearest_sentinels", "visual_gate"):
             del fields[name]

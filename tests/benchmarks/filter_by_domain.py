@@ -78,7 +78,7 @@ class Domain:
 
     def _add_features(self, requests: Sequence[EditRequest], source: StateSource) -> None:
         states = states_of(source, [edit_input(request) for request in requests])
-        features = self.editor.edit_features(requests, states)
+        features = self.editor.generator.edit_features(states)
         pairs = zip(features.visual_BQM.flatten(1), features.prompt_BQM.flatten(1), strict=True)
         self.features |= dict(zip([request.edit_id for request in requests], pairs, strict=True))
 

@@ -3,10 +3,10 @@
 
     python -m tests.benchmarks.key_index [--sizes N ...] [--at-least RATIO] [--output FILE.json]
 
-Banks of keys of real images (those of the built-in benchmarks, all views, and copies of them with
+Banks of keys of real images (those of the built-in benchmarks, and copies of them with
 noise, at cosines of 0.89 to 0.45) and of sparse keys (random unit vectors, the worst case: nothing
 is near anything). Questions: other images of the benchmarks, with their figures, and vectors at
-cosines of 0.45 to 0.95 of an edit's view; sparse banks get the latter alone. The offset is that of
+cosines of 0.45 to 0.95 of an edit; sparse banks get the latter alone. The offset is that of
 the calibration, for real keys also 0.4, that of the built-in generator.
 
 Search and comparison of images (all of routing that grows with a bank) are timed for some
@@ -45,7 +45,7 @@ from liveedit_core.method.key_index import KeyIndex
 from liveedit_core.method.quantized import QuantizedSegment, quantized
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import compare_images, hard_filter, unit_of
-from liveedit_core.method.shortlist import scan, scanned_shape, search_of
+from liveedit_core.method.shortlist import scan, search_of
 from tests.benchmarks.frame import machine, parser_of, publish
 
 AT_ONCE = 20_000
@@ -55,9 +55,9 @@ TOGETHER = 50
 
 
 class ImageKeys(NamedTuple):
-    """Unit vectors of images, [X, V, R]; a view that is missing is zero."""
+    """Unit vectors of images; asked ones in all views, then those of figures, or zeros."""
 
-    edits_NVR: Tensor
+    edits_NR: Tensor
     asked_BVR: Tensor
 
 
@@ -76,14 +76,20 @@ def image_keys(generator: LiveEditGenerator, file: Path | None, limit: int) -> I
     draw = random.Random(0)
     edits = draw.sample(list(edited), min(limit, len(edited)))
     others = draw.sample([image for image in probed if image not in edited], min(limit, 400))
-    stored = torch.stack([key.unit(backbone.encode_views(image)) for image in edits])
-    asked = torch.zeros(len(others), *stored.shape[1:])
-    for row, image in enumerate(others):
+
+    def pyramids_of(image: bytes) -> Tensor:
         pyramid_X = backbone.image_tower.features([image], 1)[image].pyramid_E
-        units_VR = key.unit(pyramid_X.view(-1, generator.config.visual_size))
+        return pyramid_X.view(-1, generator.config.visual_size)
+
+    stored = torch.cat([key.unit(pyramids_of(image)[:1]) for image in edits])
+    asked = torch.zeros(len(others), 2 * NUM_VIEWS, stored.shape[1])
+    for row, image in enumerate(others):
+        seen_XE = pyramids_of(image)
+        seen_VXE = torch.cat([seen_XE[None], key.turned(seen_XE)])
+        units_VR = key.unit(seen_VXE).transpose(0, 1).flatten(0, 1)
         asked[row, : len(units_VR)] = units_VR
     if file is not None:
-        save_file({"edits_NVR": stored, "asked_BVR": asked}, file)
+        save_file({"edits_NR": stored, "asked_BVR": asked}, file)
     return ImageKeys(stored, asked)
 
 
@@ -93,22 +99,21 @@ def beside(unit_XR: Tensor, share_X1: Tensor, draw: torch.Generator) -> Tensor:
     return functional.normalize(unit_XR + share_X1 * noise, dim=-1)
 
 
-def bank_of(config: GeneratorConfig, size: int, first_NVR: Tensor | None) -> ExpertRepository:
+def bank_of(config: GeneratorConfig, size: int, first_NR: Tensor | None) -> ExpertRepository:
     """Keys of images and noisy copies of them, or random ones; prompts are all the same."""
     draw = torch.Generator().manual_seed(size)
-    visual = torch.zeros(size, config.feature_size)
+    visual = torch.zeros(size, config.visual_width)
     for start in range(0, size, AT_ONCE):
         rows = min(AT_ONCE, size - start)
-        if first_NVR is None:
-            drawn = torch.randn(rows, NUM_VIEWS, config.visual_rank, generator=draw)
+        if first_NR is None:
+            drawn = torch.randn(rows, config.visual_width, generator=draw)
             units = functional.normalize(drawn, dim=-1)
         else:
-            chosen = torch.randint(len(first_NVR), (rows,), generator=draw)
-            share = 0.5 + 1.5 * torch.rand(rows, 1, 1, generator=draw)
-            units = beside(first_NVR[chosen], share, draw)
-        visual[start : start + rows, : units[0].numel()] = units.flatten(1)
-    if first_NVR is not None:
-        visual[: len(first_NVR), : first_NVR[0].numel()] = first_NVR.flatten(1)
+            chosen = torch.randint(len(first_NR), (rows,), generator=draw)
+            units = beside(first_NR[chosen], 0.5 + 1.5 * torch.rand(rows, 1, generator=draw), draw)
+        visual[start : start + rows] = units
+    if first_NR is not None:
+        visual[: len(first_NR)] = first_NR
     visual *= unit_of(config) ** 0.5
     return ExpertRepository(
         edit_ids=tuple(f"edit {n}" for n in range(size)),
@@ -121,16 +126,18 @@ def bank_of(config: GeneratorConfig, size: int, first_NVR: Tensor | None) -> Exp
 
 
 def copies(bank: ExpertRepository, config: GeneratorConfig, count: int) -> Tensor:
-    """Vectors at cosines of 0.45 to 0.95 of an edit's view: three of four of the first one."""
+    """Views of which one, three of four times the first, has a cosine of 0.45 to 0.95 with an edit;
+    the others are of any direction."""
     draw = torch.Generator().manual_seed(count)
     places = torch.randint(len(bank), (count,), generator=draw)
     view = torch.randint(NUM_VIEWS, (count,), generator=draw) * (torch.arange(count) % 4 == 0)
-    shape = (count, NUM_VIEWS, config.visual_rank)
-    views = bank.visual[places][:, : shape[1] * shape[2]].view(shape)
-    unit_BR = functional.normalize(views[torch.arange(count), view], dim=-1)
+    unit_BR = functional.normalize(bank.visual[places], dim=-1)
     cosine_B1 = 0.45 + 0.5 * torch.rand(count, 1, generator=draw)
-    asked_BVR = torch.zeros(shape)
-    asked_BVR[:, 0] = beside(unit_BR, (1 / cosine_B1.square() - 1).sqrt(), draw)
+    asked_BVR = torch.zeros(count, 2 * NUM_VIEWS, config.visual_width)
+    drawn = torch.randn(count, NUM_VIEWS, config.visual_width, generator=draw)
+    asked_BVR[:, :NUM_VIEWS] = functional.normalize(drawn, dim=-1)
+    near_BR = beside(unit_BR, (1 / cosine_B1.square() - 1).sqrt(), draw)
+    asked_BVR[torch.arange(count), view] = near_BR
     return asked_BVR
 
 
@@ -154,14 +161,15 @@ class Banked(NamedTuple):
 
     def compared(self, asked_BVR: Tensor, offset: float, *, is_indexed: bool) -> Compared:
         config, visual = self.generator.config, self.bank.visual
-        features_BQM, nearest, same = self.generator.visual_key._views(asked_BVR, is_edit=False)
-        assert nearest is not None
-        features = Features(features_BQM, torch.zeros_like(features_BQM), nearest, same)
+        key, counts = self.generator.visual_key, [2] * len(asked_BVR)
+        units_XVR = asked_BVR.unflatten(1, (2, NUM_VIEWS)).flatten(0, 1)
+        visual_BVR, nearest, same = key.features_of(units_XVR, counts, is_edit=False)
+        features = Features(visual_BVR, torch.zeros_like(visual_BVR), nearest, same)
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         search = search_of(features, config, offset)
         found_U = self.coded.find(search, visual) if is_indexed else None
         if found_U is None:
-            found_U = scan(search, self.scanned, scanned_shape(config)[0])
+            found_U = scan(search, self.scanned)
         search_s = time.perf_counter() - wall_s
         images = compare_images(features, visual[found_U], config, offset)
         kept_BU = hard_filter(images, images.margin_BN, config.with_changes(min_gate=0.0))
@@ -215,7 +223,7 @@ def measured_bank(
 ) -> list[dict[str, Any]]:
     """One bank of keys of images, or of sparse ones."""
     config = generator.config
-    bank = bank_of(config, size, None if keys is None else keys.edits_NVR)
+    bank = bank_of(config, size, None if keys is None else keys.edits_NR)
     asked_BVR = copies(bank, config, count)
     strict = calibrate(generator, bank).offset
     offsets = [strict]
@@ -226,7 +234,7 @@ def measured_bank(
     index = KeyIndex.of(bank, config)
     built_s = time.process_time() - start_s
     assert index is not None
-    banked = Banked(generator, bank, index, quantized(bank.visual, *scanned_shape(config)))
+    banked = Banked(generator, bank, index, quantized(bank.visual))
     code_bytes = sum(2 * block.codes.nbytes + 8 * len(block.codes) for block in index.blocks)
     return [
         {

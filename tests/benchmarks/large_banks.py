@@ -31,13 +31,13 @@ from liveedit_core.backbones.vision_language import as_vision_language
 from liveedit_core.builtin.backbone import builtin_generator_folder, load_named_backbone
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.edited_model import EditedModel
-from liveedit_core.method.config import NUM_VIEWS, RefineSection
+from liveedit_core.method.config import RefineSection
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.generator import LiveEditGenerator, load_generator
 from liveedit_core.method.quantized import QuantizedSegment, quantized
 from liveedit_core.method.repository import ExpertRepository, segments_of
-from liveedit_core.method.routing import unit_of, views_of
-from liveedit_core.method.shortlist import Search, scan, scanned_shape
+from liveedit_core.method.routing import unit_of
+from liveedit_core.method.shortlist import Search, scan
 from liveedit_core.schema import Case
 from tests.benchmarks.frame import machine, parser_of, publish
 
@@ -45,14 +45,12 @@ RANK = 4
 
 
 def random_bank(generator: LiveEditGenerator, size: int) -> ExpertRepository:
-    """Unit vectors in all views, and matrices of one rank."""
+    """Unit vectors, and matrices of one rank."""
     config, draw = generator.config, torch.Generator().manual_seed(size)
-    units = functional.normalize(
-        torch.randn(size, NUM_VIEWS, config.visual_rank, generator=draw), dim=-1
-    )
+    units = functional.normalize(torch.randn(size, config.visual_rank, generator=draw), dim=-1)
     return ExpertRepository(
         edit_ids=tuple(f"random {n}" for n in range(size)),
-        visual=units.flatten(1) * unit_of(config) ** 0.5,
+        visual=units * unit_of(config) ** 0.5,
         prompt=torch.randn(size, config.feature_size, generator=draw),
         ranks_N=torch.full((size,), RANK),
         down=torch.randn(size * RANK, config.hidden_size, generator=draw),
@@ -114,16 +112,16 @@ def routing(editor: Editor, cases: list[Case], rounds: int) -> dict[str, float]:
 def scanning(editor: Editor, rounds: int) -> dict[str, float]:
     """Median milliseconds of finding the experts that matter to a question, in int8 and as
     features are."""
-    config, bank = editor.generator.config, editor.repository
-    rows_KR = views_of(bank.visual[torch.arange(rounds)][:, None], config)[:, 0]
+    bank = editor.repository
+    rows_KR = bank.visual[torch.arange(rounds)]
     plain = [QuantizedSegment(part, ()) for part in segments_of(bank.visual)]
-    scanned = {"int8": quantized(bank.visual, *scanned_shape(config)), "float32": plain}
+    scanned = {"int8": quantized(bank.visual), "float32": plain}
     taken: dict[str, list[float]] = {name: [] for name in scanned}
     for row_R in rows_KR:
         least_Q = 0.5 * row_R.square().sum()[None]
-        search = Search(row_R[None], least_Q, least_Q, torch.zeros(1))
+        search = Search(row_R[None], least_Q, least_Q, torch.zeros(1), torch.zeros(1))
         for name, segments in scanned.items():
-            taken[name].append(timed(scan, search, segments, scanned_shape(config)[0])[0])
+            taken[name].append(timed(scan, search, segments)[0])
     int8, float32 = (1000 * median(values[1:]) for values in taken.values())
     return {
         "int8_ms": round(int8, 2),

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from liveedit_core.method.config import GeneratorConfig
+from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.quantized import QuantizedRows, QuantizedSegment
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import RoutingBatch, route
-from liveedit_core.method.shortlist import scanned_shape, shortlist
+from liveedit_core.method.shortlist import shortlist
 from tests.properties.strategies import configs, seeds, states
 from tests.random_states import random_expert
 from tests.tiny_backbone import TINY_CONFIG, tiny_generator
@@ -29,16 +29,14 @@ RUNNER_UP = TINY_CONFIG.with_changes(
 )
 
 
-def in_int8(bank: ExpertRepository, config: GeneratorConfig) -> list[QuantizedSegment]:
+def in_int8(bank: ExpertRepository) -> list[QuantizedSegment]:
     """All features in segments of six experts and blocks of three."""
-    width, size = scanned_shape(config)
     return [
         QuantizedSegment(
             segment_NK,
             tuple(
-                QuantizedRows.of(part_NK[:, place : place + size], 3 * number, place // size)
+                QuantizedRows.of(part_NK, 3 * number)
                 for number, part_NK in enumerate(segment_NK.split(3))
-                for place in range(0, width, size)
                 if len(part_NK)
             ),
         )
@@ -55,7 +53,7 @@ def routed(
     for position_U in (
         bank.held_positions,
         shortlist(features, bank, config, offset=offset),
-        shortlist(features, bank, config, offset=offset, scanned=in_int8(bank, config)),
+        shortlist(features, bank, config, offset=offset, scanned=in_int8(bank)),
     ):
         keys = bank.visual[position_U], bank.prompt[position_U]
         routing = route(features, *keys, config, weight, offset=offset)
@@ -155,17 +153,19 @@ def _runner_up_bank(
             spread * torch.randn(*shape, 4, generator=draw) + common, dim=-1
         )
 
-    edited_NVR = units(count, 4)
+    edited_N1R = units(count, 1)
     for n in range(1, count):
         if torch.rand(1, generator=draw) < 0.3:
-            edited_NVR[n] = edited_NVR[n - 1]
-    asked_BVR = units(6, 2)
+            edited_N1R[n] = edited_N1R[n - 1]
+    counts = [1, 2] * 3  # every other question has a figure
+    asked_XVR = units(sum(counts), NUM_VIEWS)
     if count:
-        asked_BVR[0, 0], asked_BVR[1, 0] = edited_NVR[0, 0], edited_NVR[-1, 1]
-    asked_BVR[::2, 1] = 0
-    stored, _, _ = key._views(edited_NVR, is_edit=True)
-    visual, nearest, same = key._views(asked_BVR, is_edit=False)
-    prompts = torch.randn(6, *stored.shape[1:], generator=draw)
+        asked_XVR[0, 0], asked_XVR[1, 1] = edited_N1R[0, 0], edited_N1R[-1, 0]
+    if torch.rand(1, generator=draw) < 0.3:
+        asked_XVR = asked_XVR[:, :1]  # nobody knows how images turn
+    stored, _, _ = key.features_of(edited_N1R, [1] * count, is_edit=True)
+    visual, nearest, same = key.features_of(asked_XVR, counts, is_edit=False)
+    prompts = torch.randn(6, RUNNER_UP.num_queries, RUNNER_UP.module_dim, generator=draw)
     features = Features(visual, prompts, nearest, same)
     bank = replace(
         ExpertRepository.empty(RUNNER_UP),

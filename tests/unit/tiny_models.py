@@ -59,9 +59,6 @@ class TinyBackbone:
     def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
         return [self._encode(item) for item in inputs]
 
-    def encode_views(self, image: bytes) -> Tensor:
-        raise NotImplementedError
-
     def _encode(self, item: BackboneInput) -> LayerStates:
         image = torch.zeros(0, HIDDEN_SIZE)
         if item.image_bytes is not None:

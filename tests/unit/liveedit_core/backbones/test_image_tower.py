@@ -19,7 +19,6 @@ from liveedit_core.backbones.image_tower import (
     PyramidLevel,
 )
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.errors import ConfigError
 from liveedit_core.inputs.images import decode_image
 from tests.tiny_backbone import image, plain_convolutions, tiny_backbone, tiny_without_tower
 
@@ -170,5 +169,3 @@ def test_with_and_without_a_tower_hidden_states_and_answers_are_the_same() -> No
             for backbone in (tiny_backbone(), tiny_without_tower())
         ]
         assert answers[0] == answers[1]
-        with pytest.raises(ConfigError, match="ImageTower"):
-            tiny_without_tower().encode_views(image(1))

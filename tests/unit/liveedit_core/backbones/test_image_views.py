@@ -1,12 +1,12 @@
 """Trimmed images and their views, and the pyramids of these."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load, save
 
 from liveedit_core.backbones.image_tower import (
     PYRAMIDS_AT_ONCE,
@@ -16,14 +16,13 @@ from liveedit_core.backbones.image_tower import (
 )
 from liveedit_core.backbones.image_views import (
     LARGEST_SIDE,
-    VIEWS,
-    TurnedPyramids,
     figure,
     trimmed,
-    views,
 )
+from liveedit_core.builtin.build.turned_pyramids import VIEWS, fitted, views
 from liveedit_core.method.config import NUM_VIEWS
-from tests.tiny_backbone import plain_convolutions, tiny_backbone
+from liveedit_core.method.visual_key import VIEW_SHARE, VisualKey
+from tests.tiny_backbone import OUR_CONFIG, plain_convolutions, tiny_backbone
 
 GREY = (90, 90, 90)
 
@@ -136,7 +135,7 @@ def test_views_are_mirrored_and_turned() -> None:
     assert np.array_equal(np.asarray(right), np.rot90(pixels, -1))
 
 
-def test_pyramids_are_those_of_the_trimmed_image_in_each_view() -> None:
+def test_pyramids_are_those_of_the_trimmed_image() -> None:
     whole = tiny_backbone().image_tower
     assert whole is not None
     tower = ImageTower(
@@ -144,15 +143,13 @@ def test_pyramids_are_those_of_the_trimmed_image_in_each_view() -> None:
     )
     plain = ImageTower(whole.model, whole.processor, whole.path, levels=whole.levels)
     image = noise(70, 50)
+    bordered = encoded(framed(image, 20))
     with plain_convolutions():
-        pyramids_VE = tower.view_pyramids(encoded(framed(image, 20)))
-        bordered = encoded(framed(image, 20))
         own = tower.features([bordered], 1)[bordered]
-        expected = [encoded(view) for view in views(image)]
-        found = plain.features(expected, 1)
-    torch.testing.assert_close(own.pyramid_E, pyramids_VE[0], rtol=1e-3, atol=1e-3)
-    for pyramid_E, view in zip(pyramids_VE, expected, strict=True):
-        torch.testing.assert_close(pyramid_E, found[view].pyramid_E, rtol=1e-3, atol=1e-3)
+        expected_E, turned_E = plain.pyramids_of([image, image.rotate(90, expand=True)])
+    own_E = own.pyramid_E[: tower.pyramid_size]
+    torch.testing.assert_close(own_E, expected_E, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(own_E, turned_E, rtol=1e-3, atol=1e-3)
     # The decoder sees the image as it is.
     as_it_is = plain.features([bordered], 1)[bordered].projected_ID
     torch.testing.assert_close(own.projected_ID, as_it_is, rtol=1e-3, atol=1e-3)
@@ -176,25 +173,6 @@ def test_few_images_at_once_pass_the_tower_of_pyramids(monkeypatch: pytest.Monke
             torch.testing.assert_close(together[image].pyramid_E, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_the_own_view_of_an_encoded_image_does_not_pass_the_tower_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    whole = tiny_backbone().image_tower
-    assert whole is not None
-    tower = ImageTower(
-        whole.model, whole.processor, whole.path, levels=whole.levels, has_views=True
-    )
-    passed = counted(tower, monkeypatch)
-    image = encoded(framed(noise(70, 50), 20))
-    with plain_convolutions():
-        before = tower.view_pyramids(image)
-        own = tower.features([image], 1)[image].pyramid_E
-        after = tower.view_pyramids(image)
-    assert sorted(passed) == [len(own) // tower.pyramid_size, 3, 3]
-    assert torch.equal(after[0], own[: tower.pyramid_size])
-    assert torch.equal(after, before)
-
-
 def test_the_pass_for_the_decoder_counts_where_nothing_is_trimmed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -213,7 +191,7 @@ def test_the_pass_for_the_decoder_counts_where_nothing_is_trimmed(
     )
     image, page = noise(70, 50), framed(noise(70, 50), 20)
     with plain_convolutions():
-        expected = [plain.view_pyramids(encoded(one))[0] for one in (image, page)]
+        expected = plain.pyramids_of([image, trimmed(page)])
         passed = counted(tower, monkeypatch)
         found = tower.features([encoded(page), encoded(image)], 2)
     assert sorted(passed) == [1, 1, len(found[encoded(page)].pyramid_E) // tower.pyramid_size]
@@ -235,6 +213,7 @@ def counted(tower: ImageTower, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return passed
 
 
+RUNNER_UP: dict[str, Any] = {"visual_filter": "runner_up", "visual_gate": 0.0}
 SHAPES = ((8, 3), (4, 2))
 """Channels and cells a side of the levels of a tower that turns with its images."""
 
@@ -262,30 +241,34 @@ def test_the_maps_of_a_tower_that_turns_with_its_images_are_found() -> None:
         parts = [torch.randn(count, width, side, side, generator=draw) for width, side in SHAPES]
         return turning_pyramids(parts)
 
-    fitted = TurnedPyramids.fitted(SHAPES, pyramids(200))
-    for own_VE in pyramids(5):
-        torch.testing.assert_close(fitted(own_VE[0]), own_VE, rtol=1e-3, atol=1e-3)
-        assert torch.equal(fitted(own_VE[0])[0], own_VE[0])
-    again = TurnedPyramids(SHAPES, load(save(fitted.maps)))
-    assert torch.equal(again(own_VE[0]), fitted(own_VE[0]))
+    maps = fitted(SHAPES, pyramids(200))
+    levels = [torch.stack([maps[f"{view}.{level}"] for view in (1, 2, 3)]) for level in (0, 1)]
+    size = sum(width * side**2 for width, side in SHAPES)
+    key = VisualKey(OUR_CONFIG.with_changes(turned_levels=SHAPES, visual_size=size, **RUNNER_UP))
+    key.set_turned(levels)
+    own_NVE = pyramids(5)
+    found_VNE = key.turned(own_NVE[:, 0])
+    torch.testing.assert_close(found_VNE, own_NVE[:, 1:].transpose(0, 1), rtol=1e-3, atol=1e-3)
 
 
-def test_with_maps_the_tower_sees_an_edited_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tiny_backbone().image_tower
-    assert whole is not None
-    shapes = [(level.width, level.grid) for level in whole.levels]
-    pyramids_NVE = torch.randn(3, len(VIEWS), whole.pyramid_size)
-    turned = TurnedPyramids.fitted(shapes, pyramids_NVE)
-    tower = ImageTower(
-        whole.model, whole.processor, whole.path, levels=whole.levels, has_views=True, turned=turned
-    )
-    passed = counted(tower, monkeypatch)
-    image = encoded(framed(noise(70, 50), 20))
-    with plain_convolutions():
-        found = tower.view_pyramids(image)
-        own = tower.features([image], 1)[image].pyramid_E
-    assert passed == [len(own) // tower.pyramid_size]
-    assert torch.equal(found, turned(own[: tower.pyramid_size]))
+@torch.no_grad()
+def test_a_question_is_seen_in_all_views_and_an_edit_in_its_own() -> None:
+    size = sum(width * side**2 for width, side in SHAPES)
+    key = VisualKey(OUR_CONFIG.with_changes(turned_levels=SHAPES, visual_size=size, **RUNNER_UP))
+    key.set_turned([torch.randn(3, width + 1, width) for width, _ in SHAPES])
+    image, page = torch.randn(1, size), torch.randn(2, size)
+    asked_BVR, nearest_BSR, same_B1R = key([image, page], is_edit=False)
+    stored_B1R, *nothing = key([image, page[:1]], is_edit=True)
+    assert nothing == [None, None]
+    torch.testing.assert_close(stored_B1R, same_B1R)
+    rank = key.projection.out_features
+    assert nearest_BSR is not None
+    assert (asked_BVR.shape, nearest_BSR.shape) == ((2, 8, rank), (2, 2, rank))
+    assert not asked_BVR[0, 4:].any()
+    seen_VE = torch.cat([page[:1], key.turned(page)[:, 0], page[1:], key.turned(page)[:, 1]])
+    shares_V = torch.tensor([1.0, VIEW_SHARE, VIEW_SHARE, VIEW_SHARE] * 2)
+    expected_VR = key.unit(seen_VE) * shares_V[:, None] * key.length * key.log_scale.exp()
+    torch.testing.assert_close(asked_BVR[1], expected_VR)
 
 
 def test_a_folded_tower_computes_the_same() -> None:

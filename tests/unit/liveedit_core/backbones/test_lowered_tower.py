@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from liveedit_core.backbones.image_tower import ImageFeatureCache, ImageTower, PyramidLevel, folded
 from liveedit_core.backbones.lowered_tower import LoweredTower, _Convolution
 from liveedit_core.backbones.prefix import encoding_of
+from liveedit_core.inputs.images import decode_image
 from tests.tiny_backbone import image, plain_convolutions, tiny_backbone
 
 MODULES = ("timm_model.blocks.4", "timm_model.blocks.2")
@@ -126,8 +127,7 @@ def test_pyramids_pass_the_lowered_tower(monkeypatch: pytest.MonkeyPatch) -> Non
     levels = [PyramidLevel(module=MODULES[0], width=112, grid=2)]
     tower = ImageTower(whole.model, whole.processor, whole.path, levels=levels, has_views=True)
     with plain_convolutions():
-        expected = tower.view_pyramids(image(1))
-        projected_ID = tower.features([image(1)], 1)[image(1)].projected_ID
+        expected = tower.features([image(1)], 1)[image(1)]
     passed: list[tuple[int, bool]] = []
     compute = LoweredTower._outputs
 
@@ -139,11 +139,11 @@ def test_pyramids_pass_the_lowered_tower(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(LoweredTower, "_outputs", counted)
     tower.cache = ImageFeatureCache(0)
-    found = tower.view_pyramids(image(1))
-    # Its own comes from the pass for the decoder.
-    assert passed == [(1, True), (len(found) - 1, False)]
-    own = tower.features([image(1)], 1)[image(1)]
-    assert torch.equal(found[0], own.pyramid_E)
-    for one, wanted in ((found, expected), (own.projected_ID, projected_ID)):
+    found = tower.features([image(1)], 1)[image(1)]
+    alone = tower.pyramids_of([decode_image(image(1))])
+    # The first comes from the pass for the decoder.
+    assert passed == [(1, True), (1, False)]
+    assert torch.equal(found.pyramid_E, alone[0])
+    for one, wanted in zip(found, expected, strict=True):
         limit = 1e-3 * float(wanted.abs().max())
         torch.testing.assert_close(one, wanted, rtol=1e-3, atol=limit)

@@ -32,8 +32,7 @@ CONFIG = TINY_CONFIG.with_changes(
     visual_gate=0.0,
     max_kept=6,
 )
-"""Four views of 32 numbers."""
-WIDTH = 4 * CONFIG.visual_rank
+"""Rows of 32 numbers."""
 COUNT = 3000
 
 
@@ -68,7 +67,7 @@ def bank_of(visual: Tensor, first: int = 0, config: GeneratorConfig = CONFIG) ->
 def expert(seed: int) -> Expert:
     return Expert(
         edit_id=f"added {seed}",
-        visual_feature_QM=units(seed, 4).view(4, 32),
+        visual_feature_QM=units(seed, 1),
         prompt_feature_QM=torch.zeros(4, 32),
         down_RD=torch.zeros(1, CONFIG.hidden_size),
         up_RD=torch.zeros(1, CONFIG.hidden_size),
@@ -78,8 +77,10 @@ def expert(seed: int) -> Expert:
 def search_for(
     rows_QR: Tensor, least: float, keep: float | None = None, offset: float = 0.0
 ) -> Search:
+    """Rows of different images."""
     numbers = (least, least if keep is None else keep, offset)
-    return Search(rows_QR, *(torch.full((len(rows_QR),), number) for number in numbers))
+    levels = [torch.full((len(rows_QR),), number) for number in numbers]
+    return Search(rows_QR, *levels, torch.arange(len(rows_QR)))
 
 
 def index_of(repository: ExpertRepository, before: KeyIndex | None = None) -> KeyIndex:
@@ -99,15 +100,15 @@ def codes_of(index: KeyIndex) -> Codes:
 
 
 def test_what_is_found_is_in_a_full_scan_and_near_rows_are_found() -> None:
-    views = units(0, COUNT, 4)
-    bank = bank_of(views.flatten(1))
+    images = units(0, COUNT)
+    bank = bank_of(images)
     index = index_of(bank)
-    near = functional.normalize(views[:200, 2] + 0.5 * units(1, 200), dim=1)
+    near = functional.normalize(images[:200] + 0.5 * units(1, 200), dim=1)
     for least in (-0.2, 0.3, 0.7, 0.95):
         for rows_QR in near.split(2):
             search = search_for(rows_QR, least)
             listed = set(found(index, search, bank).tolist())
-            assert listed <= set(scan(search, as_they_are(bank.visual), WIDTH).tolist())
+            assert listed <= set(scan(search, as_they_are(bank.visual)).tolist())
     is_found = [
         n in found(index, search_for(row_R[None], 0.7), bank).tolist()
         for n, row_R in enumerate(near)
@@ -118,11 +119,11 @@ def test_what_is_found_is_in_a_full_scan_and_near_rows_are_found() -> None:
 @pytest.mark.usefixtures("everything_compared")
 @pytest.mark.parametrize("least", [-0.5, 0.0, 0.4, 0.9])
 def test_it_is_the_full_scan_where_all_rows_are_compared(least: float) -> None:
-    bank = bank_of(units(0, COUNT, 4).flatten(1))
+    bank = bank_of(units(0, COUNT))
     index = index_of(bank)
     for seed in range(5):
         search = search_for(units(seed + 1, 2), least)
-        whole = scan(search, as_they_are(bank.visual), WIDTH)
+        whole = scan(search, as_they_are(bank.visual))
         assert torch.equal(found(index, search, bank), whole)
     nothing = search_for(units(0, 0), least)
     assert not len(found(index, nothing, bank))
@@ -130,7 +131,7 @@ def test_it_is_the_full_scan_where_all_rows_are_compared(least: float) -> None:
 
 @pytest.mark.usefixtures("everything_compared")
 def test_grown_by_windows_it_is_the_one_made_at_once() -> None:
-    growing = GrowingRepository(bank_of(units(0, 600, 4).flatten(1)))
+    growing = GrowingRepository(bank_of(units(0, 600)))
     indices, snapshots = [index_of(growing.snapshot())], [growing.snapshot()]
     for window in (99, 1, 400, 150, 5000, 30):
         growing.add([expert(len(growing) + n) for n in range(window)])
@@ -139,14 +140,14 @@ def test_grown_by_windows_it_is_the_one_made_at_once() -> None:
     last, bank = indices[-1], snapshots[-1]
     assert indices[1].blocks == indices[0].blocks  # too few are new
     at_once = replace(bank, visual=bank.visual_features_NK)
-    codes = last.codebook.coded(at_once.visual_features_NK.view(-1, CONFIG.visual_rank))
+    codes = last.codebook.coded(at_once.visual_features_NK)
     assert np.array_equal(codes_of(last), codes[: len(codes_of(last))])
     assert len(bank.edit_ids) - last.num_experts == 30
     sizes = [len(block.codes) for block in last.blocks]
     assert all(2 * small <= large for large, small in itertools.pairwise(sizes))
     for least in (0.2, 0.6):
         search = search_for(units(7, 3), least)
-        whole = scan(search, as_they_are(at_once.visual), WIDTH)
+        whole = scan(search, as_they_are(at_once.visual))
         assert torch.equal(found(last, search, bank), whole)
         # What was handed out before finds what it held.
         for index, snapshot in zip(indices, snapshots, strict=True):
@@ -155,7 +156,7 @@ def test_grown_by_windows_it_is_the_one_made_at_once() -> None:
 
 
 def test_what_another_version_shares_is_not_coded_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    visual = units(0, COUNT, 4).flatten(1)
+    visual = units(0, COUNT)
     index = index_of(bank_of(visual))
     num_coded = []
     coded = Codebook.coded
@@ -167,10 +168,10 @@ def test_what_another_version_shares_is_not_coded_again(monkeypatch: pytest.Monk
     monkeypatch.setattr(Codebook, "coded", counted)
     kept = torch.arange(COUNT) % 3 != 0
     later = bank_of(visual).take(kept.nonzero().flatten().tolist())
-    later = later.joined(bank_of(units(1, 250, 4).flatten(1), first=COUNT))
+    later = later.joined(bank_of(units(1, 250), first=COUNT))
     other = index_of(later, index)
-    assert num_coded == [4 * 250]
-    rows_XR = later.visual_features_NK.view(-1, CONFIG.visual_rank)
+    assert num_coded == [250]
+    rows_XR = later.visual_features_NK
     assert np.array_equal(codes_of(other), coded(index.codebook, rows_XR))
     num_coded.clear()
     assert index_of(later, other).blocks == other.blocks
@@ -181,45 +182,48 @@ def test_where_so_many_are_similar_that_a_scan_is_as_fast_there_is_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "SHARE", 8)
-    views = units(0, COUNT, 4)
-    views[:2900] = views[0]
-    bank = bank_of(views.flatten(1), first=COUNT)
-    index = index_of(bank, index_of(bank_of(units(1, COUNT, 4).flatten(1))))
-    assert index.find(search_for(views[0, :1], 0.9), bank.visual) is None
-    alone = found(index, search_for(views[2950, :1], 0.9), bank)
+    images = units(0, COUNT)
+    images[:2900] = images[0]
+    bank = bank_of(images, first=COUNT)
+    index = index_of(bank, index_of(bank_of(units(1, COUNT))))
+    assert index.find(search_for(images[:1], 0.9), bank.visual) is None
+    alone = found(index, search_for(images[2950:2951], 0.9), bank)
     assert alone.tolist() == [2950]
 
 
 def test_runners_up_are_found_where_something_may_be_kept() -> None:
-    views = units(0, COUNT, 4)
+    images = units(0, COUNT)
     asked_QR = units(1, 2)
     near, far = (functional.normalize(asked_QR + share * units(2, 2), dim=1) for share in (0.3, 1))
-    views[7, 1], views[8, 3] = near[0], far[0]
-    views[9, 2] = far[1]
-    bank = bank_of(views.flatten(1))
+    images[7], images[8] = near[0], far[0]
+    images[9] = far[1]
+    bank = bank_of(images)
     index = index_of(bank)
     cosine = float(asked_QR[0] @ far[0])
     search = search_for(asked_QR, cosine - 0.05, keep=0.9, offset=0.5)
     # The first question may keep an edit, and the other one with a similar image may be in its way.
     assert found(index, search, bank).tolist() == [7, 8]
+    # As two views of one image: another view may be as like the edit that is in its way.
+    views = search._replace(image_Q=torch.zeros(2, dtype=torch.int64))
+    assert found(index, views, bank).tolist() == [7, 8, 9]
     nothing = search_for(asked_QR, cosine - 0.05, keep=0.99, offset=0.5)
     assert not len(found(index, nothing, bank))
 
 
 def test_an_edit_that_is_not_coded_yet_may_be_kept_as_well() -> None:
-    views = units(0, COUNT, 4)
+    images = units(0, COUNT)
     asked_QR = units(1, 1)
-    views[7, 1] = functional.normalize(asked_QR[0] + 0.7 * units(2), dim=0)
-    growing = GrowingRepository(bank_of(views.flatten(1)))
+    images[7] = functional.normalize(asked_QR[0] + 0.7 * units(2), dim=0)
+    growing = GrowingRepository(bank_of(images))
     index = index_of(growing.snapshot())
-    last = replace(expert(0), visual_feature_QM=asked_QR[0].expand(4, -1).clone())
+    last = replace(expert(0), visual_feature_QM=asked_QR)
     growing.add([last])
     search = search_for(asked_QR, 0.75, keep=0.9, offset=0.4)
     assert found(index, search, growing.snapshot()).tolist() == [7, COUNT]
 
 
 def test_only_large_banks_whose_kept_edits_are_bounded_have_one() -> None:
-    bank = bank_of(units(0, 600, 4).flatten(1))
+    bank = bank_of(units(0, 600))
     assert KeyIndex.of(bank, CONFIG) is not None
     assert KeyIndex.of(bank.take(range(499)), CONFIG) is None
     assert KeyIndex.of(bank, CONFIG.with_changes(max_kept=0)) is None

@@ -21,7 +21,7 @@ from tests.random_states import random_expert
 from tests.tiny_backbone import TINY_CONFIG
 
 
-@pytest.mark.parametrize("count", [1, module.FEW_QUESTIONS, module.FEW_QUESTIONS + 1, 20])
+@pytest.mark.parametrize("count", [1, module.FEW_ROWS, module.FEW_ROWS + 1, 20])
 def test_rows_that_reach_a_product_are_found_and_few_others(count: int) -> None:
     draw = torch.Generator().manual_seed(0)
     rows_XR = 3 * functional.normalize(torch.randn(2000, 64, generator=draw), dim=1)
@@ -36,7 +36,7 @@ def test_rows_that_reach_a_product_are_found_and_few_others(count: int) -> None:
     assert not len(block.reaching(Questions(asked_QR, torch.full((count,), 1e30))))
 
 
-@pytest.mark.parametrize("count", [1, module.FEW_QUESTIONS + 1])
+@pytest.mark.parametrize("count", [1, module.FEW_ROWS + 1])
 @pytest.mark.parametrize("value", [0.0, 1e-38, 1e30])
 def test_zero_and_extreme_rows(value: float, count: int) -> None:
     block = QuantizedRows.of(torch.full((3, 4), value))
@@ -49,43 +49,37 @@ def test_what_rounding_adds_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "LEAST_EXPERTS", 2)
     monkeypatch.setattr(module, "BLOCK_NUMBERS", 64 * 100)
     draw = torch.Generator().manual_seed(0)
-    features_NK = functional.normalize(torch.randn(1000, 3, 64, generator=draw), dim=-1).flatten(1)
-    segment = QuantizedSegment.of(features_NK, 128, 64)
-    assert [(block.view, len(segment.blocks)) for block in segment.blocks[::10]] == [
-        (0, 20),
-        (1, 20),
-    ]
-    for num_views in (1, 2):
-        asked_QR = features_NK[:2, :64] + 0.05
-        rows_NVR = features_NK[:, : 64 * num_views].view(1000, num_views, 64)
-        is_near_N = (rows_NVR @ asked_QR.T >= 0.3).any(1).any(1)
-        asked = Questions(asked_QR, torch.full((2,), 0.3))
-        (found_U,) = found_in([segment], asked, num_views)
-        assert found_U.unique().tolist() == is_near_N.nonzero().flatten().tolist()
-        assert len(torch.cat([block.reaching(asked) for block in segment.blocks])) > len(found_U)
+    features_NK = functional.normalize(torch.randn(1000, 64, generator=draw), dim=-1)
+    segment = QuantizedSegment.of(features_NK)
+    assert [block.first for block in segment.blocks] == list(range(0, 1000, 100))
+    asked_QR = features_NK[:2] + 0.05
+    asked = Questions(asked_QR, torch.full((2,), 0.3))
+    (found_U,) = found_in([segment], asked)
+    is_near_N = (features_NK @ asked_QR.T >= 0.3).any(1)
+    assert found_U.unique().tolist() == is_near_N.nonzero().flatten().tolist()
+    assert len(torch.cat([block.reaching(asked) for block in segment.blocks])) > len(found_U)
 
 
 def test_only_new_segments_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAST_EXPERTS", 2)
     first = [random_expert(n, TINY_CONFIG) for n in range(4)]
     bank = GrowingRepository(ExpertRepository.from_experts(TINY_CONFIG, first))
-    shape = TINY_CONFIG.feature_size, TINY_CONFIG.feature_size
-    before = quantized(bank.snapshot().visual, *shape)
+    before = quantized(bank.snapshot().visual)
     bank.add([random_expert(4, TINY_CONFIG)])
-    grown = quantized(bank.snapshot().visual, *shape, before)
+    grown = quantized(bank.snapshot().visual, before)
     assert [len(segment.features_NK) for segment in grown] == [4, 1]
     assert grown[0] is before[0]
     assert [len(segment.blocks) for segment in grown] == [1, 0]
     bank.add([random_expert(5, TINY_CONFIG)])
-    later = quantized(bank.snapshot().visual, *shape, grown)
+    later = quantized(bank.snapshot().visual, grown)
     assert [len(segment.blocks) for segment in later] == [1, 1]
     assert later[0] is before[0]
 
 
 def test_other_features_are_rounded_anew() -> None:
-    one = QuantizedSegment.of(torch.randn(module.LEAST_EXPERTS, 4), 4, 4)
+    one = QuantizedSegment.of(torch.randn(module.LEAST_EXPERTS, 4))
     assert one.blocks
-    (other,) = quantized(torch.randn(module.LEAST_EXPERTS, 4), 4, 4, (one,))
+    (other,) = quantized(torch.randn(module.LEAST_EXPERTS, 4), (one,))
     assert other is not one
 
 
@@ -94,17 +88,17 @@ def test_on_a_gpu_one_product_in_bfloat16_finds_what_is_checked_in_float32(
 ) -> None:
     monkeypatch.setattr(module, "LEAST_EXPERTS", 2)
     draw = torch.Generator().manual_seed(0)
-    features_NK = functional.normalize(torch.randn(1000, 3, 64, generator=draw), dim=-1).flatten(1)
-    asked_QR = features_NK[:5, 64:128] + 0.05
-    least_Q = torch.full((5,), 0.45)
-    expected = scan(Search(asked_QR, least_Q, least_Q, least_Q), as_they_are(features_NK), 128)
+    features_NK = functional.normalize(torch.randn(1000, 64, generator=draw), dim=-1)
+    asked_QR = features_NK[:5] + 0.05
+    least_Q = torch.full((5,), 0.35)
+    expected = scan(Search(asked_QR, *[least_Q] * 4), as_they_are(features_NK))
     with fake_gpu():
-        scanned = quantized(features_NK.to("cuda"), 128, 64)
+        scanned = quantized(features_NK.to("cuda"))
         blocks = [block for segment in scanned for block in segment.blocks]
         halves = [block for block in blocks if isinstance(block, HalfRows)]
-        assert [block.rows_XR.dtype for block in halves] == [torch.bfloat16] * 2
-        numbers = [least_Q.to("cuda")] * 3
-        found_U = scan(Search(asked_QR.to("cuda"), *numbers), scanned, 128)
+        assert [block.rows_XR.dtype for block in halves] == [torch.bfloat16]
+        numbers = [least_Q.to("cuda")] * 4
+        found_U = scan(Search(asked_QR.to("cuda"), *numbers), scanned)
         near = [
             block.reaching(Questions(asked_QR.to("cuda"), least_Q.to("cuda"))) for block in blocks
         ]

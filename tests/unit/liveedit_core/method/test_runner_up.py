@@ -1,6 +1,7 @@
 """The runner-up filter and its calibration, on random directions in place of images."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -14,14 +15,18 @@ from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.repository import ExpertRepository
-from liveedit_core.method.routing import RUNNER_UP_SHARE, VIEW_SHARE, RoutingBatch, route
+from liveedit_core.method.routing import RUNNER_UP_SHARE, RoutingBatch, route
+from liveedit_core.method.visual_key import VIEW_SHARE
 from tests.tiny_backbone import OUR_CONFIG
 
 RANK = 8
+SHIFTS = (4, 1, -1)
+"""By how much channels move in further views, of which the second undoes the third."""
 CONFIG = OUR_CONFIG.with_changes(
     visual_source="tower_pyramid",
     visual_size=RANK,
     visual_rank=RANK,
+    turned_levels=((RANK, 1),),
     num_sentinels=6,
     nearest_sentinels=1,
     visual_filter="runner_up",
@@ -33,11 +38,14 @@ CONFIG = OUR_CONFIG.with_changes(
 
 
 @lru_cache
-def generator() -> LiveEditGenerator:
-    """With a visual key that leaves pyramids as they are."""
+def generator(*, turns: bool = True) -> LiveEditGenerator:
+    """With a visual key that leaves pyramids as they are; turned images are random ones, which are
+    more alike than those of a world, or not known."""
     torch.manual_seed(0)
-    made = LiveEditGenerator(CONFIG)
+    made = LiveEditGenerator(CONFIG if turns else CONFIG.with_changes(turned_levels=()))
     made.visual_key.projection.weight.data.copy_(torch.eye(RANK))
+    if turns:
+        made.visual_key.set_turned([torch.stack([_mixing(view) for view in range(1, NUM_VIEWS)])])
     made.visual_key.log_scale.fill_(math.log(10.0))
     made.visual_key.offset.fill_(0.45)
     return made.eval().requires_grad_(False)
@@ -49,33 +57,41 @@ def directions(count: int, seed: int, spread: float = 1.0) -> Tensor:
     return functional.normalize(common + spread * torch.randn(count, RANK, generator=draw), dim=-1)
 
 
-def keys(views_NVR: Tensor) -> Tensor:
-    stored: Tensor = generator().visual_key(list(views_NVR), is_edit=True)[0].flatten(1)
+def _mixing(view: int) -> Tensor:
+    """Channels of the one cell of a level change places."""
+    return torch.cat([turned(torch.eye(RANK), view), torch.zeros(1, RANK)])
+
+
+def keys(images_NR: Tensor) -> Tensor:
+    stored: Tensor = generator().visual_key(list(images_NR[:, None]), is_edit=True)[0].flatten(1)
     return stored
 
 
-def views_of(images_NR: Tensor) -> Tensor:
-    """The image, and other directions in place of its views."""
-    views = [images_NR.roll(shift, dims=1) for shift in range(NUM_VIEWS)]
-    return torch.stack(views, dim=1)
+def turned(images_NR: Tensor, view: int) -> Tensor:
+    """Other directions in place of the views of an image."""
+    return images_NR.roll(SHIFTS[view - 1], dims=-1)
 
 
-def routed(asked_BR: Tensor, keys_NK: Tensor, offset: float) -> RoutingBatch:
-    visual, threshold, same = generator().visual_key(list(asked_BR[:, None]), is_edit=False)
+def routed(asked_BR: Tensor, keys_NK: Tensor, offset: float, *, turns: bool = True) -> RoutingBatch:
+    key = generator(turns=turns).visual_key
+    visual, threshold, same = key(list(asked_BR[:, None]), is_edit=False)
     prompt_BQM = torch.zeros(len(asked_BR), CONFIG.num_queries, CONFIG.module_dim)
     features = Features(visual, prompt_BQM, threshold, same)
-    return route(features, keys_NK, torch.zeros_like(keys_NK), CONFIG, offset=offset)
+    prompts_NK = torch.zeros(len(keys_NK), CONFIG.feature_size)
+    return route(features, keys_NK, prompts_NK, CONFIG, offset=offset)
 
 
-def naive_margin(q: Tensor, n: int, views_NVR: Tensor, offset: float) -> float:
+def naive_margin(
+    q: Tensor, n: int, images_NR: Tensor, offset: float, views: Sequence[int] = (1, 2, 3)
+) -> float:
     """From the definition in the docstring of `routing`."""
     ratio = CONFIG.same_image_ratio
-    first = [float(q @ views[0]) for views in views_NVR]
+    first = [float(q @ image) for image in images_NR]
     cosine = first
     if max(first) < ratio:
         cosine = [
-            max(own, VIEW_SHARE * max(float(q @ view) for view in views[1:]))
-            for own, views in zip(first, views_NVR, strict=True)
+            max([own, *(VIEW_SHARE * float(turned(q, view) @ image) for view in views)])
+            for own, image in zip(first, images_NR, strict=True)
         ]
     if cosine[n] >= ratio:
         return cosine[n]
@@ -83,7 +99,7 @@ def naive_margin(q: Tensor, n: int, views_NVR: Tensor, offset: float) -> float:
     best = max(range(len(cosine)), key=cosine.__getitem__)
     sentinels = functional.normalize(generator().visual_key.sentinels, dim=-1)
     others = [float(q @ sentinel) for sentinel in sentinels]
-    is_best_image = [float(views_NVR[best, 0] @ views[0]) >= ratio for views in views_NVR]
+    is_best_image = [float(images_NR[best] @ image) >= ratio for image in images_NR]
     others += [c for c, own in zip(cosine, is_best_image, strict=True) if not own]
     if not is_best_image[n]:
         others.append(cosine[best])
@@ -93,12 +109,12 @@ def naive_margin(q: Tensor, n: int, views_NVR: Tensor, offset: float) -> float:
 @pytest.mark.parametrize("offset", [0.0, 0.2])
 @pytest.mark.parametrize("seed", range(5))
 def test_margins_are_those_of_the_definition(seed: int, offset: float) -> None:
-    views_NVR = views_of(directions(12, seed))
-    views_NVR = torch.cat([views_NVR, views_NVR[:3]])  # two edits of one image
-    asked = torch.cat([directions(20, seed + 100), views_NVR[:4, 0], views_NVR[:4, 1]])
-    batch = routed(asked, keys(views_NVR), offset)
+    images_NR = directions(12, seed)
+    images_NR = torch.cat([images_NR, images_NR[:3]])  # two edits of one image
+    asked = torch.cat([directions(20, seed + 100), images_NR[:4], turned(images_NR[:4], 2)])
+    batch = routed(asked, keys(images_NR), offset)
     for b, q in enumerate(asked):
-        wanted = [naive_margin(q, n, views_NVR, offset) for n in range(len(views_NVR))]
+        wanted = [naive_margin(q, n, images_NR, offset) for n in range(len(images_NR))]
         found_N = batch.margin_BN[b] / 10.0
         passing = torch.tensor(wanted) > 0
         assert torch.equal(batch.kept_BN[b], passing)
@@ -106,22 +122,25 @@ def test_margins_are_those_of_the_definition(seed: int, offset: float) -> None:
 
 
 def test_an_edit_of_the_same_image_passes_whatever_else_is_in_the_bank() -> None:
-    views_NVR = views_of(directions(30, 1, spread=0.05))  # images that are hardly told apart
-    batch = routed(views_NVR[:, 0], keys(views_NVR), offset=0.9)
+    images_NR = directions(30, 1, spread=0.05)  # images that are hardly told apart
+    batch = routed(images_NR, keys(images_NR), offset=0.9)
     assert batch.kept_BN.diagonal().all()
 
 
 @pytest.mark.parametrize("view", range(1, NUM_VIEWS))
 def test_a_mirrored_or_turned_image_is_that_of_its_edit(view: int) -> None:
-    views_NVR = views_of(torch.eye(RANK)[:2])
-    batch = routed(views_NVR[:, view], keys(views_NVR[:1]), offset=0.2)
+    image = torch.eye(RANK)[:1]
+    (back,) = (other for other in (1, 2, 3) if SHIFTS[other - 1] % RANK == -SHIFTS[view - 1] % RANK)
+    batch = routed(turned(image, back), keys(image), offset=0.2)
     assert batch.kept_BN[0, 0]
 
 
 def test_an_edit_of_an_image_is_not_one_of_its_mirror_image() -> None:
     """Left and right arrows: each is the mirror image of the other."""
-    left, right = torch.eye(RANK)[:2]
-    keys_NK = keys(torch.stack([torch.stack([left, right]), torch.stack([right, left])]))
+    left = torch.eye(RANK)[0]
+    right = turned(left, 1)
+    assert torch.equal(turned(right, 1), left)
+    keys_NK = keys(torch.stack([left, right]))
     asked = torch.stack([left, right, functional.normalize(left + 0.2 * torch.eye(RANK)[5], dim=0)])
     batch = routed(asked, keys_NK, offset=0.2)
     assert batch.kept_BN.tolist() == [[True, False], [False, True], [True, False]]
@@ -130,7 +149,7 @@ def test_an_edit_of_an_image_is_not_one_of_its_mirror_image() -> None:
 def test_an_image_that_is_as_like_another_edit_passes_neither() -> None:
     first, second = torch.eye(RANK)[0], torch.eye(RANK)[1]
     between = functional.normalize(first + second, dim=0)
-    keys_NK = keys(torch.stack([first, second])[:, None])
+    keys_NK = keys(torch.stack([first, second]))
     assert not routed(between[None], keys_NK, offset=0.2).kept_BN.any()
     near_first = functional.normalize(first + 0.4 * second, dim=0)
     assert routed(near_first[None], keys_NK, offset=0.2).kept_BN.tolist() == [[True, False]]
@@ -140,18 +159,18 @@ def test_an_edit_of_the_very_image_forbids_no_other_image() -> None:
     """Another drawing answers, although this one was edited too, with another question."""
     first, second = torch.eye(RANK)[0], torch.eye(RANK)[1]
     other_drawing = functional.normalize(first + 0.4 * second, dim=0)
-    keys_NK = keys(torch.stack([first, other_drawing])[:, None])
+    keys_NK = keys(torch.stack([first, other_drawing]))
     assert routed(other_drawing[None], keys_NK, offset=0.2).kept_BN.tolist() == [[True, True]]
 
 
 def test_an_image_whose_figure_is_that_of_an_edit_passes() -> None:
-    first, second, page = torch.eye(RANK)[0], torch.eye(RANK)[1], torch.eye(RANK)[7]
-    keys_NK = keys(torch.stack([first, second])[:, None])
+    first, second, page = torch.eye(RANK)[0], torch.eye(RANK)[1], torch.eye(RANK)[6]
+    keys_NK = keys(torch.stack([first, second]))
     asked = [page[None], torch.stack([page, functional.normalize(first + 0.1 * page, dim=0)])]
     visual, threshold, same = generator().visual_key(asked, is_edit=False)
     prompt_BQM = torch.zeros(2, CONFIG.num_queries, CONFIG.module_dim)
     features = Features(visual, prompt_BQM, threshold, same)
-    batch = route(features, keys_NK, torch.zeros_like(keys_NK), CONFIG, offset=0.2)
+    batch = route(features, keys_NK, torch.zeros(2, CONFIG.feature_size), CONFIG, offset=0.2)
     assert batch.kept_BN.tolist() == [[False, False], [True, False]]
     alone = routed(asked[1][1:], keys_NK, offset=0.2)
     torch.testing.assert_close(batch.margin_BN[1, 0], alone.margin_BN[0, 0])
@@ -159,12 +178,12 @@ def test_an_image_whose_figure_is_that_of_an_edit_passes() -> None:
 
 def test_similarities_are_those_of_the_images_whatever_the_margins() -> None:
     images = torch.eye(RANK)[:2]
-    batch = routed(images, keys(images[:, None]), offset=0.2)
+    batch = routed(images, keys(images), offset=0.2)
     torch.testing.assert_close(batch.visual_BN, 10 * torch.eye(2))
 
 
 def test_nothing_is_kept_of_an_empty_bank() -> None:
-    batch = routed(directions(3, 0), torch.zeros(0, CONFIG.feature_size), offset=0.1)
+    batch = routed(directions(3, 0), torch.zeros(0, CONFIG.visual_width), offset=0.1)
     assert batch.kept_BN.shape == (3, 0)
 
 
@@ -173,7 +192,7 @@ def repository(images_NR: Tensor, budget: float = 0.02) -> ExpertRepository:
     return replace(
         ExpertRepository.empty(CONFIG),
         edit_ids=tuple(f"edit {n}" for n in range(count)),
-        visual=keys(images_NR[:, None]),
+        visual=keys(images_NR),
         prompt=torch.zeros(count, CONFIG.feature_size),
         ranks_N=torch.zeros(count, dtype=torch.int64),
         false_activation=budget,
@@ -187,7 +206,7 @@ def test_other_images_pass_about_as_often_as_the_budget_says(spread: float, budg
     images = directions(3000, 5, spread)
     bank = repository(images[:600], budget)
     offset = calibrate(generator(), bank).offset
-    batch = routed(images[600:], bank.visual_features_NK, offset)
+    batch = routed(images[600:], bank.visual_features_NK, offset, turns=False)
     # Images that are nearly those of an edit pass by right; in few dimensions there are some.
     is_same_B = (images[600:] @ images[:600].T >= CONFIG.same_image_ratio).any(1)
     measured = (batch.kept_BN.any(1) & ~is_same_B).float().mean().item()
@@ -235,7 +254,8 @@ def test_traffic_passes_as_often_as_the_budget_says(spread: float, num_edits: in
 
     def measured(calibrated: ExpertRepository) -> float:
         offset = calibrate(generator(), calibrated).offset
-        return routed(others, bank.visual_features_NK, offset).kept_BN.any(1).float().mean().item()
+        batch = routed(others, bank.visual_features_NK, offset, turns=False)
+        return batch.kept_BN.any(1).float().mean().item()
 
     share = measured(with_traffic(bank, world[1000:2000]))
     assert 0.5 * budget < share < 1.5 * budget
@@ -243,12 +263,12 @@ def test_traffic_passes_as_often_as_the_budget_says(spread: float, num_edits: in
 
 
 def test_margins_of_traffic_are_those_of_the_definition() -> None:
-    views_NVR, traffic_MR = views_of(directions(12, 3)), directions(30, 103)
-    keys_NK = keys(views_NVR)
-    margins = traffic_margins(generator(), traffic_MR, keys_NK, torch.zeros_like(keys_NK))
-    cosine_MN = torch.einsum("mr,nvr->mnv", traffic_MR, views_NVR).amax(-1)
-    others = traffic_MR[cosine_MN.amax(1) < CONFIG.same_image_ratio]
-    wanted = [max(naive_margin(q, n, views_NVR, 0.0) for n in range(12)) for q in others]
+    images_NR, traffic_MR = directions(12, 3), directions(30, 103)
+    keys_NK = keys(images_NR)
+    prompts_NK = torch.zeros(12, CONFIG.feature_size)
+    margins = traffic_margins(generator(), traffic_MR, keys_NK, prompts_NK)
+    others = traffic_MR[((traffic_MR @ images_NR.T) < CONFIG.same_image_ratio).all(1)]
+    wanted = [max(naive_margin(q, n, images_NR, 0.0, ()) for n in range(12)) for q in others]
     torch.testing.assert_close(margins, torch.tensor(wanted))
 
 
@@ -290,7 +310,7 @@ def test_each_image_of_the_traffic_is_asked_with_the_prompt_of_one_edit() -> Non
     prompts_NK[:, :2], prompts_NK[:, 3] = 10 * torch.eye(2), 10.0
     images = torch.eye(RANK)[:2]
     near_first = functional.normalize(images[0] + 0.6 * torch.eye(RANK)[2], dim=0)
-    visual = keys(images[:, None])
+    visual = keys(images)
     margins = traffic_margins(gated, near_first.repeat(4, 1), visual, prompts_NK)
     own, other = margins[:2]
     assert own > 0 > other
