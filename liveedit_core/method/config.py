@@ -1,6 +1,5 @@
 """Shape and variants of a generator; stored beside its weights as `config.json`."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -63,9 +62,9 @@ LATER_FIELDS = frozenset(
 """Fields that `config.json` holds only where they are not at their defaults; same reason."""
 
 
-def _as_tuples(levels: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+def _as_tuples(value: object) -> object:
     """JSON knows lists alone."""
-    return tuple(map(tuple, levels))
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 class GeneratorConfig(Settings):

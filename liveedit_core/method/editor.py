@@ -261,8 +261,8 @@ class Editor:
         search = search_of(features, config, self.calibration.offset)
         found_U = self._index.find(search, repository.visual) if self._index else None
         if found_U is None:
-            return answering(scan(search, self.scanned), repository)
-        listed_U = answering(found_U, repository)
+            return answering(scan(search, self.scanned), search, repository, config)
+        listed_U = answering(found_U, search, repository, config)
         questions = len(features.visual_BQM)
         self.misses.sample(questions, lambda: self._missed(features, listed_U))
         return listed_U
@@ -278,8 +278,8 @@ class Editor:
         )
         search = search_of(features, config, offset)
         whole_U = scan(search, as_they_are(visual))
-        passed = []
-        for position_U in (answering(whole_U, self.repository), listed_U):
+        whole_U, passed = answering(whole_U, search, self.repository, config), []
+        for position_U in (whole_U, listed_U):
             is_passed_BU = compare_images(features, visual[position_U], config, offset).passed_BN
             pairs = is_passed_BU.nonzero()
             passed.append({(b, int(position_U[u])) for b, u in pairs.tolist()})

@@ -32,6 +32,10 @@ from liveedit_core.method.routing import (
 
 SLACK = 1e-4
 """Relative: more than the rounding of a product in float32."""
+DOUBT = 1e-3
+"""Of a cosine: what is decided by less is not decided here."""
+LEAST_DECIDED = 64
+"""Experts found for an image of a question: fewer are compared as fast as decided."""
 NUMBERS_AT_ONCE = 4_194_304
 """Of features, in one product in float32; these products stay in the processor's cache."""
 
@@ -46,6 +50,8 @@ class Search(NamedTuple):
     offset_Q: Tensor
     """By how much its inner product must exceed three quarters of the runner-up's; 0 where there is
     none."""
+    length_Q: Tensor
+    """Inner product of an image with an edit of it; infinite without runners-up."""
     image_Q: Tensor
     """int64: rows with the same number are views of one image, rising."""
 
@@ -69,7 +75,8 @@ def shortlist(
     if not config.has_hard_filter:
         return repository.held_positions
     scanned = as_they_are(repository.visual) if scanned is None else scanned
-    return answering(scan(search_of(features, config, offset), scanned), repository)
+    search = search_of(features, config, offset)
+    return answering(scan(search, scanned), search, repository, config)
 
 
 def search_of(features: Features, config: GeneratorConfig, offset: float) -> Search:
@@ -84,13 +91,59 @@ def as_they_are(features: FeatureRows) -> tuple[QuantizedSegment, ...]:
     return tuple(QuantizedSegment(part, ()) for part in segments_of(features))
 
 
-def answering(position_U: Tensor, repository: ExpertRepository) -> Tensor:
-    """Those of experts found in a scan that answer, and all textual ones."""
+def answering(
+    position_U: Tensor, search: Search, repository: ExpertRepository, config: GeneratorConfig
+) -> Tensor:
+    """Those of experts found in a scan that answer and decide something, and all textual ones."""
     if repository.held_N is not None:
         position_U = position_U[repository.held_N[position_U]]
+    if config.visual_filter == "runner_up":
+        position_U = deciding(position_U, search, repository.visual, config)
     if repository.is_textual_N is not None:
         position_U = torch.cat([position_U, repository.textual_positions]).unique()
     return position_U
+
+
+def deciding(
+    position_U: Tensor, search: Search, features: FeatureRows, config: GeneratorConfig
+) -> Tensor:
+    """Those of found experts that may be kept, or are the runner-up of any: where many images are
+    like that of a question, most are neither."""
+    images = search.image_Q.unique().tolist()
+    if len(position_U) <= LEAST_DECIDED * len(images):
+        return position_U
+    rows_UR = features[position_U].float()
+    products_UQ = rows_UR @ search.asked_QR.T
+    is_deciding_U = torch.zeros_like(products_UQ[:, 0], dtype=torch.bool)
+    for image in images:
+        is_view_Q = search.image_Q == image
+        views = search.where(is_view_Q)
+        is_deciding_U |= _decide(views, products_UQ[:, is_view_Q], rows_UR, config)
+    return position_U[is_deciding_U.cpu()]
+
+
+def _decide(views: Search, products_UV: Tensor, rows_UR: Tensor, config: GeneratorConfig) -> Tensor:
+    """`routing.beside_runner_up` of one image, where rounding decides nothing."""
+    least, keep, offset, length = (float(part_V[0]) for part_V in views[1:5])
+    same, doubt = config.same_image_ratio * length, DOUBT * length
+    if bool((products_UV[:, 0] >= same - doubt).any()):
+        products_UV = products_UV[:, :1]
+    product_U = products_UV.amax(1)
+    if bool(((product_U - same).abs() < doubt).any()):
+        return product_U >= least
+    is_asked_U = product_U > same
+    other_U = product_U.masked_fill(is_asked_U, -torch.inf)
+    best, index = other_U.max(0)
+    if best < keep:
+        return is_asked_U
+    likeness_U = rows_UR @ rows_UR[index] / unit_of(config) - config.same_image_ratio
+    different_U = other_U.masked_fill(likeness_U >= -DOUBT, -torch.inf)
+    second = different_U.max()
+    runner_up_U = torch.where(likeness_U >= -DOUBT, second, best)
+    may_be_kept_U = other_U - RUNNER_UP_SHARE * runner_up_U > offset - doubt
+    is_first_U = (other_U >= best - doubt) | (different_U >= second - doubt)
+    is_first_U |= likeness_U.abs() < DOUBT
+    return is_asked_U | (may_be_kept_U & (other_U >= keep)) | (is_first_U & (other_U >= least))
 
 
 def most_similar(
@@ -141,7 +194,8 @@ def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
 def _found_alone(asked_QR: Tensor, least_Q: Tensor) -> Search:
     """Without runners-up."""
     image_Q = torch.arange(len(asked_QR), device=asked_QR.device)
-    return Search(asked_QR, least_Q, least_Q, torch.zeros_like(least_Q), image_Q)
+    levels = torch.zeros_like(least_Q), torch.full_like(least_Q, torch.inf)
+    return Search(asked_QR, least_Q, least_Q, *levels, image_Q)
 
 
 def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float) -> Search:
@@ -154,9 +208,9 @@ def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float
     least_BS = torch.minimum(sentinel_BS, keep_BS)
     least_BS, keep_BS = (_lowered(part, torch.ones_like(part)) for part in (least_BS, keep_BS))
     image_Q, view_Q = has_image(asked_BSVR.flatten(0, 1)).nonzero().unbind(1)
-    levels = (least_BS * length_BS, keep_BS * length_BS, offset * length_BS)
-    least_Q, keep_Q, offset_Q = (part_BS.flatten()[image_Q] for part_BS in levels)
-    return Search(asked_BSVR.flatten(0, 1)[image_Q, view_Q], least_Q, keep_Q, offset_Q, image_Q)
+    levels = (least_BS * length_BS, keep_BS * length_BS, offset * length_BS, length_BS)
+    levels_Q = (part_BS.flatten()[image_Q] for part_BS in levels)
+    return Search(asked_BSVR.flatten(0, 1)[image_Q, view_Q], *levels_Q, image_Q)
 
 
 def _lowered(least: Tensor, own: Tensor) -> Tensor:

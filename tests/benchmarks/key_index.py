@@ -77,8 +77,10 @@ def image_keys(generator: LiveEditGenerator, file: Path | None, limit: int) -> I
     edits = draw.sample(list(edited), min(limit, len(edited)))
     others = draw.sample([image for image in probed if image not in edited], min(limit, 400))
 
+    tower = backbone.image_tower
+
     def pyramids_of(image: bytes) -> Tensor:
-        pyramid_X = backbone.image_tower.features([image], 1)[image].pyramid_E
+        pyramid_X = tower.features([image], 1)[image].pyramid_E
         return pyramid_X.view(-1, generator.config.visual_size)
 
     stored = torch.cat([key.unit(pyramids_of(image)[:1]) for image in edits])

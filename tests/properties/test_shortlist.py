@@ -1,12 +1,14 @@
 """Routing over a shortlist is routing over all experts."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from liveedit_core.method import shortlist as module
 from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator
@@ -46,19 +48,23 @@ def in_int8(bank: ExpertRepository) -> list[QuantizedSegment]:
 
 def routed(
     generator: LiveEditGenerator, features: Features, bank: ExpertRepository, offset: float
-) -> tuple[RoutingBatch, RoutingBatch, RoutingBatch]:
-    """Over all experts that are held, over the shortlist, and over that of a scan in int8."""
+) -> list[RoutingBatch]:
+    """Over all experts that are held, over the shortlist, over that of a scan in int8, and over
+    what decides anything of it."""
     config, weight = generator.config, generator.margin_weight()
     found = []
-    for position_U in (
+    positions = [
         bank.held_positions,
         shortlist(features, bank, config, offset=offset),
         shortlist(features, bank, config, offset=offset, scanned=in_int8(bank)),
-    ):
+    ]
+    with patch.object(module, "LEAST_DECIDED", 0):
+        positions.append(shortlist(features, bank, config, offset=offset))
+    for position_U in positions:
         keys = bank.visual[position_U], bank.prompt[position_U]
         routing = route(features, *keys, config, weight, offset=offset)
         found.append(replace(routing, position_N=position_U))
-    return found[0], found[1], found[2]
+    return found
 
 
 def assert_same(whole: RoutingBatch, *others: RoutingBatch) -> None:
@@ -125,7 +131,7 @@ def test_textual_edits_change_nothing_of_the_others(
     is_textual_U = is_textual_N[bank.held_positions]
     visual = bank.held_positions[~is_textual_U]
     shown = features.mapped(lambda part: part[is_shown_B])
-    alone, _, _ = routed(generator, shown, bank.take(visual.tolist()), offset)
+    alone, *_ = routed(generator, shown, bank.take(visual.tolist()), offset)
     among = whole.kept_BN[:, ~is_textual_U]
     assert torch.equal(among[is_shown_B], alone.kept_BN)
     assert torch.equal(whole.margin_BN[:, ~is_textual_U][is_shown_B], alone.margin_BN)
@@ -163,14 +169,13 @@ def _runner_up_bank(
         asked_XVR[0, 0], asked_XVR[1, 1] = edited_N1R[0, 0], edited_N1R[-1, 0]
     if torch.rand(1, generator=draw) < 0.3:
         asked_XVR = asked_XVR[:, :1]  # nobody knows how images turn
-    stored, _, _ = key.features_of(edited_N1R, [1] * count, is_edit=True)
     visual, nearest, same = key.features_of(asked_XVR, counts, is_edit=False)
     prompts = torch.randn(6, RUNNER_UP.num_queries, RUNNER_UP.module_dim, generator=draw)
     features = Features(visual, prompts, nearest, same)
     bank = replace(
         ExpertRepository.empty(RUNNER_UP),
         edit_ids=tuple(map(str, range(count))),
-        visual=stored.flatten(1),
+        visual=edited_N1R.flatten(1) * key.length,
         prompt=torch.randn(count, RUNNER_UP.feature_size, generator=draw),
         ranks_N=torch.zeros(count, dtype=torch.int64),
     )

@@ -126,9 +126,9 @@ def test_images_of_held_edits_are_found_as_questions_find_them(
     monkeypatch.setattr(corrections, "LEAST_GATE", 1e-9)
     compared = []
 
-    def as_stored(search: Search, features_NK: Tensor, width: int) -> Tensor:
+    def as_stored(search: Search, features_NK: Tensor) -> Tensor:
         compared.append(len(features_NK))
-        return found_as_stored(search, features_NK, width)
+        return found_as_stored(search, features_NK)
 
     monkeypatch.setattr(shortlist, "found_as_stored", as_stored)
     corrected = []

@@ -19,8 +19,10 @@ from liveedit_core.backbones.image_views import (
     figure,
     trimmed,
 )
-from liveedit_core.builtin.build.turned_pyramids import VIEWS, fitted, views
+from liveedit_core.builtin.backbone import builtin_generator_folder
+from liveedit_core.builtin.build.turned_pyramids import VIEWS, fitted, views, with_maps
 from liveedit_core.method.config import NUM_VIEWS
+from liveedit_core.method.generator import load_generator
 from liveedit_core.method.visual_key import VIEW_SHARE, VisualKey
 from tests.tiny_backbone import OUR_CONFIG, plain_convolutions, tiny_backbone
 
@@ -249,6 +251,13 @@ def test_the_maps_of_a_tower_that_turns_with_its_images_are_found() -> None:
     own_NVE = pyramids(5)
     found_VNE = key.turned(own_NVE[:, 0])
     torch.testing.assert_close(found_VNE, own_NVE[:, 1:].transpose(0, 1), rtol=1e-3, atol=1e-3)
+
+
+def test_the_committed_generator_has_the_committed_maps() -> None:
+    committed = load_generator(builtin_generator_folder()).state_dict()
+    again = with_maps(builtin_generator_folder()).half().state_dict()
+    assert committed.keys() == again.keys()
+    assert all(torch.equal(committed[name].half(), tensor) for name, tensor in again.items())
 
 
 @torch.no_grad()

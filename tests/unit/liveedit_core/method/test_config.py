@@ -59,6 +59,8 @@ def test_defaults_are_the_papers() -> None:
         ({"has_own_ranks": True, "rank": 5, "num_target_positions": 4}, "has_own_ranks"),
         (OUR_CONFIG.to_dict() | {"visual_rank": 31}, "visual_rank"),
         (OUR_CONFIG.to_dict() | {"nearest_sentinels": 6}, "nearest_sentinels"),
+        (OUR_CONFIG.to_dict() | {"turned_levels": [[8, 2]]}, "turned_levels"),
+        (OUR_CONFIG.to_dict() | {"turned_levels": 3}, "turned_levels"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

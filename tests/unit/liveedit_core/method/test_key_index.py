@@ -79,8 +79,8 @@ def search_for(
 ) -> Search:
     """Rows of different images."""
     numbers = (least, least if keep is None else keep, offset)
-    levels = [torch.full((len(rows_QR),), number) for number in numbers]
-    return Search(rows_QR, *levels, torch.arange(len(rows_QR)))
+    levels = [torch.full((len(rows_QR),), number) for number in (*numbers, 1.0)]
+    return Search(rows_QR, levels[0], levels[1], levels[2], levels[3], torch.arange(len(rows_QR)))
 
 
 def index_of(repository: ExpertRepository, before: KeyIndex | None = None) -> KeyIndex:

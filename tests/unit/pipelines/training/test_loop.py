@@ -64,6 +64,28 @@ def test_a_phase_moves_only_its_own_parameters(
     assert all("prompt" in phases_of(name) for name in moved)
 
 
+def test_the_visual_key_gets_what_the_tower_knows_of_turned_images(
+    backbone: VisionLanguageBackbone, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = backbone.image_tower
+    assert tower is not None
+    maps = [torch.randn(3, level.width + 1, level.width) for level in tower.levels]
+    monkeypatch.setattr(tower, "turned", tuple(maps))
+    model = TINY_MODEL.with_changes(visual_filter="runner_up", visual_gate=0.0)
+    trainer = GeneratorTrainer(recipe().with_changes(model=model), backbone, material)
+    trainer.fit_visual_key()
+    key = trainer.generator.visual_key
+    assert key.levels == tuple((level.width, level.grid) for level in tower.levels)
+    for number, maps_VCC in enumerate(maps):
+        assert torch.equal(key.get_buffer(f"turned_{number}"), maps_VCC)
+    # Others begin alike, whatever the tower knows.
+    monkeypatch.setattr(tower, "turned", ())
+    other = GeneratorTrainer(recipe().with_changes(model=model), backbone, material)
+    other.fit_visual_key()
+    with_maps, without = (one.generator.state_dict() for one in (trainer, other))
+    assert all(torch.equal(with_maps[name], tensor) for name, tensor in without.items())
+
+
 def test_hooks_see_every_step_and_checkpoint(
     backbone: VisionLanguageBackbone, material: Material
 ) -> None:
