@@ -3,7 +3,8 @@
     <q, k>  <=  s_q * s_k * <q8, k7>  +  |q - s_q * q8| * max|s_k * k7|  +  |q| * max|k - s_k * k7|
 
 with the maxima over a block of rows. So nothing that reaches a similarity is missed; what is found
-beyond it is left out by its stored features. A scan reads a quarter of the bytes of float32.
+beyond it is compared by its stored features like the rest. A scan reads a quarter of the bytes of
+float32.
 Numbers are stored 64 larger, 0..127: the same bytes in faiss's scan, which is faster for one row
 of a question, and in a product of matrices in int8, which is faster for more.
 
@@ -36,8 +37,6 @@ _TINY = 1e-20
 """Smaller numbers are rounded to zero."""
 _HALF_ROUNDING = 2**-6
 """Of the length of both: more than a product in bfloat16 is rounded by, partial sums included."""
-_MOST_CHECKED = 1 / 16
-"""Of a segment: where more are found, comparing all of them costs what a check does."""
 
 
 class AskedRow(NamedTuple):
@@ -117,10 +116,13 @@ class QuantizedRows:
         least = [self._least(row) for row in asked.rows]
         if len(least) > FEW_ROWS:
             codes_XR = torch.from_numpy(self.rows.codes).view(torch.int8)
-            products_XQ = torch._int_mm(codes_XR, asked.rounded_RQ)
+            products_XQ = torch._int_mm(codes_XR, asked.rounded_RQ).numpy()
             pairs = zip(least, asked.rows, strict=True)
-            least_Q = torch.tensor([bound + _ADDED * row.total for bound, row in pairs])
-            return (products_XQ >= least_Q.int()).nonzero()[:, 0] + self.first
+            least_Q = np.array([bound + _ADDED * row.total for bound, row in pairs])
+            # Flat arrays are compared in a fifth of the time.
+            least_X = np.tile(least_Q.astype(np.int32), len(products_XQ))
+            place_U = np.flatnonzero(products_XQ.ravel() >= least_X)
+            return torch.from_numpy(place_U // len(least) + self.first)
         # faiss takes 128 from stored numbers, and finds what is more than a bound.
         bounds = [
             bound - (128 - _ADDED) * row.total - 0.5
@@ -184,13 +186,6 @@ class QuantizedSegment:
         own = self.features_NK
         return own.data_ptr() == features_NK.data_ptr() and own.shape == features_NK.shape
 
-    def checked(self, position_U: Tensor, asked: Questions) -> Tensor:
-        """Those of some experts that some question finds, by their stored features."""
-        if len(position_U) > _MOST_CHECKED * len(self.features_NK):
-            return position_U
-        products_UQ = self.features_NK[position_U].float() @ asked.asked_QR.T
-        return position_U[(products_UQ >= asked.least_Q).any(1)]
-
 
 def quantized(
     features: FeatureRows, before: Sequence[QuantizedSegment] = ()
@@ -204,8 +199,8 @@ def quantized(
 
 
 def found_in(segments: Sequence[QuantizedSegment], asked: Questions) -> list[Tensor]:
-    """Of each segment that has blocks, positions of the experts that some question finds, int64
-    [U], some of them twice."""
+    """Of each segment that has blocks, positions of the experts that some question finds and of
+    others that are nearly as similar, int64 [U], some of them twice."""
     tasks = [(number, block) for number, part in enumerate(segments) for block in part.blocks]
     if len(asked.asked_QR) > FEW_ROWS or asked.asked_QR.device.type != "cpu":
         # A product uses all threads.
@@ -216,8 +211,5 @@ def found_in(segments: Sequence[QuantizedSegment], asked: Questions) -> list[Ten
     parts: dict[int, list[Tensor]] = {}
     for (number, _), position_U in zip(tasks, reached, strict=True):
         parts.setdefault(number, []).append(position_U)
-    nothing_U = torch.zeros(0, dtype=torch.int64)
-    return [
-        segment.checked(torch.cat(parts[number]), asked).cpu() if number in parts else nothing_U
-        for number, segment in enumerate(segments)
-    ]
+    nothing_U = [torch.zeros(0, dtype=torch.int64)]
+    return [torch.cat(parts.get(number, nothing_U)).cpu() for number in range(len(segments))]

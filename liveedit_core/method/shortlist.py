@@ -21,7 +21,7 @@ from liveedit_core.method.quantized import (
     Questions,
     found_in,
 )
-from liveedit_core.method.repository import ExpertRepository, FeatureRows, segments_of
+from liveedit_core.method.repository import ExpertRepository, FeatureRows, rows_at, segments_of
 from liveedit_core.method.routing import (
     RUNNER_UP_SHARE,
     has_image,
@@ -112,7 +112,7 @@ def deciding(
     images = search.image_Q.unique().tolist()
     if len(position_U) <= LEAST_DECIDED * len(images):
         return position_U
-    rows_UR = features[position_U].float()
+    rows_UR = rows_at(features, position_U).float()
     products_UQ = rows_UR @ search.asked_QR.T
     is_deciding_U = torch.zeros_like(products_UQ[:, 0], dtype=torch.bool)
     for image in images:
@@ -194,8 +194,8 @@ def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
 def _found_alone(asked_QR: Tensor, least_Q: Tensor) -> Search:
     """Without runners-up."""
     image_Q = torch.arange(len(asked_QR), device=asked_QR.device)
-    levels = torch.zeros_like(least_Q), torch.full_like(least_Q, torch.inf)
-    return Search(asked_QR, least_Q, least_Q, *levels, image_Q)
+    zero_Q, length_Q = torch.zeros_like(least_Q), torch.full_like(least_Q, torch.inf)
+    return Search(asked_QR, least_Q, least_Q, zero_Q, length_Q, image_Q)
 
 
 def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float) -> Search:
@@ -209,8 +209,8 @@ def _beside_runner_up(features: Features, config: GeneratorConfig, offset: float
     least_BS, keep_BS = (_lowered(part, torch.ones_like(part)) for part in (least_BS, keep_BS))
     image_Q, view_Q = has_image(asked_BSVR.flatten(0, 1)).nonzero().unbind(1)
     levels = (least_BS * length_BS, keep_BS * length_BS, offset * length_BS, length_BS)
-    levels_Q = (part_BS.flatten()[image_Q] for part_BS in levels)
-    return Search(asked_BSVR.flatten(0, 1)[image_Q, view_Q], *levels_Q, image_Q)
+    asked_QR = asked_BSVR.flatten(0, 1)[image_Q, view_Q]
+    return Search(asked_QR, *(part_BS.flatten()[image_Q] for part_BS in levels), image_Q=image_Q)
 
 
 def _lowered(least: Tensor, own: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ def _lowered(least: Tensor, own: Tensor) -> Tensor:
 
 
 def scan(search: Search, scanned: Sequence[QuantizedSegment]) -> Tensor:
-    """Positions of the experts that some question may find, rising."""
+    """Positions of the experts that some question may find, and of a few others, rising."""
     found, start = [torch.zeros(0, dtype=torch.int64)], 0
     if not len(search.asked_QR):
         return found[0]

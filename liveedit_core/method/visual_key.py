@@ -128,8 +128,9 @@ class VisualKey(nn.Module):
         stored_B1R = own_BSR[:, :1] * self.length
         if is_edit:
             return stored_B1R, None, None
-        sentinels_CR = functional.normalize(self.sentinels, dim=-1)
-        nearest_BSR = sentinels_CR[(own_BSR @ sentinels_CR.T).argmax(-1)] * self.length
+        cosine_BSC = own_BSR @ self.sentinels.T / self.sentinels.norm(dim=-1)
+        nearest_BSR = functional.normalize(self.sentinels[cosine_BSC.argmax(-1)], dim=-1)
+        nearest_BSR = nearest_BSR * self.length
         shares = units_XVR.new_tensor([1.0] + [VIEW_SHARE] * (NUM_VIEWS - 1))[:, None]
         missing = NUM_VIEWS - units_XVR.shape[1]
         asked_XVR = functional.pad(units_XVR, (0, 0, 0, missing)) * shares * self.length

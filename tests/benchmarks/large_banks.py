@@ -119,7 +119,7 @@ def scanning(editor: Editor, rounds: int) -> dict[str, float]:
     taken: dict[str, list[float]] = {name: [] for name in scanned}
     for row_R in rows_KR:
         least_Q = 0.5 * row_R.square().sum()[None]
-        search = Search(row_R[None], *[least_Q] * 4, torch.zeros(1))
+        search = Search(row_R[None], least_Q, least_Q, least_Q, least_Q, torch.zeros(1))
         for name, segments in scanned.items():
             taken[name].append(timed(scan, search, segments)[0])
     int8, float32 = (1000 * median(values[1:]) for values in taken.values())
