@@ -28,8 +28,7 @@ class Claim(NamedTuple):
 
 AGAINST_OLDER = {
     "cold_edit": (
-        "an edit of an image that was never seen, without refining, which now stores further views "
-        "of the image",
+        "an edit of an image that was never seen, without refining",
         "{float32[times_faster]:.2f} times as fast in float32, {bfloat16[times_faster]:.2f} in "
         "bfloat16; with refining {default[times_faster]:.2f} and "
         "{bfloat16_default[times_faster]:.2f}",

@@ -45,21 +45,20 @@ def test_zero_and_extreme_rows(value: float, count: int) -> None:
         assert found_U.unique().tolist() == [0, 1, 2]
 
 
-def test_what_rounding_adds_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_reach_a_product_are_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAST_EXPERTS", 2)
     monkeypatch.setattr(module, "BLOCK_NUMBERS", 64 * 100)
     draw = torch.Generator().manual_seed(0)
     features_NK = functional.normalize(torch.randn(1000, 64, generator=draw), dim=-1)
     segment = QuantizedSegment.of(features_NK)
-    assert [block.first for block in segment.blocks if isinstance(block, QuantizedRows)] == list(
-        range(0, 1000, 100)
-    )
+    firsts = [block.first for block in segment.blocks if isinstance(block, QuantizedRows)]
+    assert firsts == list(range(0, 1000, 100))
     asked_QR = features_NK[:2] + 0.05
     asked = Questions(asked_QR, torch.full((2,), 0.3))
     (found_U,) = found_in([segment], asked)
-    is_near_N = (features_NK @ asked_QR.T >= 0.3).any(1)
-    assert found_U.unique().tolist() == is_near_N.nonzero().flatten().tolist()
-    assert len(torch.cat([block.reaching(asked) for block in segment.blocks])) > len(found_U)
+    near = (features_NK @ asked_QR.T >= 0.3).any(1).nonzero().flatten().tolist()
+    assert set(near) <= set(found_U.tolist())
+    assert len(found_U.unique()) < 2 * len(near)
 
 
 def test_only_new_segments_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +84,7 @@ def test_other_features_are_rounded_anew() -> None:
     assert other is not one
 
 
-def test_on_a_gpu_one_product_in_bfloat16_finds_what_is_checked_in_float32(
+def test_on_a_gpu_one_product_in_bfloat16_finds_all_and_few_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "LEAST_EXPERTS", 2)
@@ -101,9 +100,5 @@ def test_on_a_gpu_one_product_in_bfloat16_finds_what_is_checked_in_float32(
         assert [block.rows_XR.dtype for block in halves] == [torch.bfloat16]
         numbers = [least_Q.to("cuda")] * 5
         found_U = scan(Search(asked_QR.to("cuda"), *numbers), scanned)
-        near = [
-            block.reaching(Questions(asked_QR.to("cuda"), least_Q.to("cuda"))) for block in blocks
-        ]
-        num_near = sum(map(len, near))
-    assert torch.equal(found_U, expected)
-    assert 0 < len(expected) < num_near < 2 * len(expected)
+    assert set(expected.tolist()) < set(found_U.tolist())
+    assert 0 < len(expected) < len(found_U) < 2 * len(expected)
