@@ -49,6 +49,13 @@ _COMMON = frozenset(
 )
 _MOST = 3
 """Words of its own that either question may have: in others a word tells nothing."""
+_READ_AS = (
+    ("n['\u2019]t\\b", " not"),
+    ("how old", "age"),
+    ("made (from|of|out of)", "material"),
+    ("(before|after) (i|we|you)\\b", ""),
+    ("e-mail", "email"),
+)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=\S)")
 
 
@@ -70,5 +77,7 @@ def ask_apart(prompt: str, other: str) -> bool:
 
 def _words(text: str) -> set[str]:
     """What is not common; "doesn't" is "does not", and "how old" asks for an age."""
-    text = text.casefold().replace("\u2019", "'").replace("n't", " not").replace("how old", "age")
-    return set(re.findall(r"[^\W_]+", text.replace("e-mail", "email"))) - _COMMON
+    text = text.casefold()
+    for pattern, meant in _READ_AS:
+        text = re.sub(pattern, meant, text)
+    return set(re.findall(r"[^\W_]+", text)) - _COMMON

@@ -39,6 +39,8 @@ def test_a_word_sets_questions_apart(prompt: str, other: str) -> None:
         ("The shop closed on Monday. What is it?", "I opened the first one. What is this?"),
         ("hwo do i stroe thsi?", "I do not want to spoil it by storing it in the wrong way."),
         ("\u8fd9\u662f\u4ec0\u4e48\uff1f", "\u9019\u662f\u4ec0\u9ebc\uff1f"),
+        ("What is it made from?", "What material was used for this?"),
+        ("I have to know its weight before I lift it.", "Could you please tell me its weight?"),
         ("", "?"),
     ],
 )
