@@ -5,8 +5,9 @@ inner     "What is the owner of this?", with the image    -> an image edit: "Ann
 second    "What is the phone number of Anna Keller?", without an image    -> a textual edit
 
 The second question takes the place of the asked one, so whatever answers questions answers it. If
-either keeps no edit, or the asked question keeps one of its own, nothing changes. The image edit
-must have been written with forms (`refine.derived`).
+either keeps no edit, or the asked question keeps one of its own, nothing changes; nor where an edit
+is about something near ("its maker", "the brother of its owner", "its previous owner"), which the
+prompt key takes for the same. The image edit must have been written with forms (`refine.derived`).
 """
 
 import re
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import torch
 
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.inputs.contrasts import ask_apart
 from liveedit_core.method.corrections import passes_gate
 from liveedit_core.method.editor import Editor, Routing
 from liveedit_core.method.routing import RoutingBatch, similarity
@@ -42,6 +44,13 @@ _ASKING = frozenset(
     "could would you do i know need want like to about and".split()
 )
 """A question of no other words beside such a phrase is the inner one itself."""
+_LINKED = re.compile(r"([\w-]+)(?= of it\b)|(?<=\bit's )([\w-]+)", re.I)
+_OF_IT = re.compile(
+    r"(?:\b(?:what|which|who)(?:'s| is| are| was| were)|\b(?:tell|give|show|name)(?: me| us)?)"
+    r" (?:the )?(?:(?:[\w-]+ ){1,2}of it|it's(?: [\w-]+){1,2})\W*$",
+    re.I,
+)
+"""Asks for what belongs to it, rather than about that."""
 
 
 LEAST_GAIN = 1.0
@@ -105,7 +114,9 @@ def hop_of(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | None:
         own, direct = _best(routing, 0), _best(routing, 1)
         place = -1 if own is None else int(routing.position_N[own])
         fact = fact_of(repository.edit_ids[place]) if place in repository.forms else None
-        if fact is None:
+        if fact is None or own is None or not _is_plain(routing, own):
+            continue
+        if ask_apart(split.inner, fact.prompt):
             continue
         answer = fact.target.strip().rstrip(".")
         prompt = item.prompt[: split.start] + answer + item.prompt[split.stop :]
@@ -140,11 +151,31 @@ def _asks_the_same(editor: Editor, prompt: str, other: str, answer: str) -> bool
     named = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)", re.I)
     if not named.search(other):
         return False
-    texts = [BackboneInput(prompt=named.sub("it", text)) for text in (prompt, other)]
-    asked, stored = (state.prompt_embeddings_WP for state in editor.backbone.encode(texts))
+    texts = [named.sub("it", text) for text in (prompt, other)]
+    is_about_it = not _ASKING.issuperset(_words(texts[1]) - {"it"})
+    if not is_about_it or ask_apart(*texts) or _between(*texts) or _between(*texts[::-1]):
+        return False
+    inputs = [BackboneInput(prompt=text) for text in texts]
+    asked, stored = (state.prompt_embeddings_WP for state in editor.backbone.encode(inputs))
     key, config = editor.generator.prompt_key, editor.generator.config
     likeness = similarity(key([asked], is_edit=False), key([stored], is_edit=True).flatten(1))
     return bool(passes_gate(likeness, config))
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[^\W_]+", text.lower()))
+
+
+def _between(one: str, other: str) -> bool:
+    """Whether a question is about what belongs to "it", which the other one does not name."""
+    linked = {(first or second).lower() for first, second in _LINKED.findall(one)}
+    return not (linked <= _words(other) or _OF_IT.search(one))
+
+
+def _is_plain(routing: RoutingBatch, column: int) -> bool:
+    """Whether the first input asks for the fact of an edit, not for what follows from it."""
+    shares = routing.form_shares.get(column)
+    return shares is None or int(shares.shares_BF[0].argmax()) == 0
 
 
 def _best(routing: RoutingBatch, row: int) -> int | None:

@@ -5,7 +5,8 @@ image's encoding; no image is that of all textual edits), or if it has another t
 
 - the image is the same: equal pixels, or the visual key says so and the thumbnails agree. The key
   alone takes filled-in forms of one layout for one image;
-- the prompts mean the same: equal, or each passes the prompt gate of the other.
+- the prompts mean the same: equal, or each passes the prompt gate of the other, and no word says
+  that they ask for different things (`inputs.contrasts`).
 """
 
 from collections import ChainMap
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import BackboneInput
+from liveedit_core.inputs.contrasts import ask_apart
 from liveedit_core.inputs.same_question import (
     have_equal_names,
     looks_alike,
@@ -256,10 +258,10 @@ class _Matching:
         return self.editor.repository.prompt[torch.tensor([place])].flatten()
 
     def _may_correct(self, new: str, other: str, *, has_equal_pixels: bool) -> bool:
-        """Whether targets differ and images agree, where the key says that they are the same;
-        without images, whether the prompts name the same."""
+        """Whether targets differ, no word sets the prompts apart, and images agree, where the key
+        says that they are the same; without images, whether the prompts name the same."""
         fact, old = self.plan.facts[new], self.plan.facts[other]
-        if fact.target == old.target:
+        if fact.target == old.target or ask_apart(fact.prompt, old.prompt):
             return False
         if fact.pixel_digest == NO_IMAGE and not have_equal_names(fact.prompt, old.prompt):
             return False

@@ -39,6 +39,7 @@ from infra.requests.request_log import RequestLog
 from infra.requests.subject_log import SubjectAssignment
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import read_errors, select_in
+from liveedit_core.inputs.contrasts import ask_apart
 from liveedit_core.inputs.same_question import (
     have_equal_names,
     looks_alike,
@@ -315,7 +316,7 @@ class _Window:
     def _similarity(self, item: AskedEdit, other: str) -> float:
         """How much two edits with the same image mean the same; 0 if one corrects not the other."""
         new, old = self._requests[item.edit_id], self._requests[other]
-        if new.target == old.target:
+        if new.target == old.target or ask_apart(new.prompt, old.prompt):
             return 0.0
         if new.image_bytes is None and not have_equal_names(new.prompt, old.prompt):
             return 0.0

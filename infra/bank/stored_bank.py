@@ -119,6 +119,12 @@ class StoredBank:
             row.pop("edit_id"): WriteOutcome(steps=row.pop("refine_steps"), **row) for row in rows
         }
 
+    def has_forms(self, version: int | None = None) -> bool:
+        """Whether some experts of a version answer what follows from their facts."""
+        if not self.identity.has_forms:
+            return False
+        return any(map(len, self.load_rows(["forms"], version).column("forms")))
+
     def edit_ids(self, version: int | None = None) -> list[str]:
         """The edits that a version holds, by sequence."""
         ids: list[str] = self.load_rows(["edit_id"], version).column("edit_id").to_pylist()

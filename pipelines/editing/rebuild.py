@@ -64,6 +64,8 @@ def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
     with open_session(config.ray, needed_cpus=cpus), stop.installed(), progress.shown():
         writers = start_writers(config, models)
         progress.say(f"rebuilding into bank {recipe.bank.name!r}; starting workers")
+        if note := lost_forms(store, recipe):
+            progress.say(note)
         bank = ExpertBank.open_or_create(store, recipe.bank.name, writers.bank_identity())
         result = rebuild(
             with_budget_of_source(config, recipe.source, bank),
@@ -81,6 +83,19 @@ def do_rebuild(recipe: RebuildRecipe, console: Console) -> RebuildResult:
     is_done = bool(windows) and not result.was_stopped
     registered = _register(recipe, bank, version, folder) if is_done else ""
     return replace(result, version=version, registered=registered, stop_code=stop.exit_code)
+
+
+def lost_forms(store: ObjectStore, recipe: RebuildRecipe) -> str:
+    """What experts of the source answer that those of the new bank will not; "" if nothing."""
+    if recipe.refine.derived or not recipe.source.bank:
+        return ""
+    bank, version = _opened(store, recipe.source)
+    if not bank.has_forms(version):
+        return ""
+    return (
+        f"edits of bank {bank.name!r} also answer what follows from their facts, those of the new "
+        "bank will not: refine.derived=true keeps it"
+    )
 
 
 def source_sequences(store: ObjectStore, source: RebuildSourceSection) -> set[int] | None:

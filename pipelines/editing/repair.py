@@ -14,7 +14,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.bank.fragments import WrittenFragment
 from infra.bank.integrity import IntegrityReport, verify_version
 from infra.requests.request_log import RequestLog
-from liveedit_core.errors import IntegrityError
+from liveedit_core.errors import ConfigError, IntegrityError
 from liveedit_core.inputs.rejects import Rejected
 from pipelines.editing.recipe import LifelongEditRecipe
 from pipelines.editing.windows import WindowPlan
@@ -59,6 +59,7 @@ def repair_bank(
     lost = bank.lost_sequences(request_log)
     rejected: list[Rejected] = []
     if lost:
+        _check_forms(bank, config)
 
         def commit(fragments: list[WrittenFragment]) -> None:
             edit_ids = [key.edit_id for fragment in fragments for key in fragment.keys]
@@ -91,6 +92,16 @@ def _check_repairable(report: IntegrityReport, request_log: RequestLog) -> None:
         raise IntegrityError(
             f"bank {report.bank!r}: {len(damaged) - known} damaged edits have no request in the "
             f"log, so their experts cannot be written again: {'; '.join(report.lines()[:5])}"
+        )
+
+
+def _check_forms(bank: ExpertBank, config: LifelongEditRecipe) -> None:
+    """Write no expert again without the forms that it may have had."""
+    if not config.refine.derived and bank.has_forms():
+        raise ConfigError(
+            f"experts of bank {bank.name!r} answer what follows from their facts (refine.derived), "
+            "and those that are written again would not: name the recipe that it was made by "
+            "(--recipe FILE.toml), or refine.derived=true"
         )
 
 

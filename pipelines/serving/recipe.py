@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from liveedit_core.inputs.limits import InputLimits
-from liveedit_core.method.config import IndexMode
+from liveedit_core.method.config import IndexMode, RefineSection
 from liveedit_core.settings import (
     Amount,
     List,
@@ -124,6 +124,8 @@ class ServeRecipe(Recipe):
     bank: ServedBankSection = ServedBankSection()
     backbone: BackboneSection = BackboneSection()
     generator: GeneratorSection = GeneratorSection()
+    refine: RefineSection = RefineSection()
+    """Of what is taught here; the setting of the job that made the bank is not known."""
     limits: InputLimits = InputLimits()
     batch: BatchSection = BatchSection()
     http: HttpSection = HttpSection()

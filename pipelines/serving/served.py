@@ -23,19 +23,22 @@ UNEDITED = "unedited"
 class ExpertCache:
     """Matrices of the experts that were kept last, bounded in bytes; shared by all versions.
 
-    An expert depends on its edit and generator alone, so versions of one bank share it.
+    Versions of one bank share experts: an edit's is always the same there, but for one that was
+    lost and written again with forms, or without, whose rank tells.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._found: OrderedDict[tuple[str, str], tuple[Tensor, Tensor]] = OrderedDict()
+        self._found: OrderedDict[tuple[str, str, int], tuple[Tensor, Tensor]] = OrderedDict()
         self.num_bytes = 0
 
     def matrices(self, bank: str, editor: Editor, places: Sequence[int]) -> list[KeptExpert]:
         """The experts at some positions of a repository, without weights; reads missing ones."""
         repository = editor.repository
-        keys = [(bank, repository.edit_ids[place]) for place in places]
+        keys = [
+            (bank, repository.edit_ids[place], int(repository.ranks_N[place])) for place in places
+        ]
         with self._lock:
             missing = [n for n, key in enumerate(keys) if key not in self._found]
             if missing:

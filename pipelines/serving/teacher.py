@@ -177,4 +177,4 @@ def editing_recipe(recipe: ServeRecipe) -> LifelongEditRecipe:
     loaded = load_recipe(
         LifelongEditRecipe, None, [f"{name}={value}" for name, value in settings.items()]
     )
-    return loaded.with_changes(limits=recipe.limits)
+    return loaded.with_changes(limits=recipe.limits, refine=recipe.refine)

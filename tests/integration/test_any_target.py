@@ -65,3 +65,15 @@ def test_a_price_is_answered_in_every_form() -> None:
         assert model.answer(image, "Does it cost 12 euros?") == "no"
         model.remove(*model.edits)  # the older price answers again, in every form
         assert model.answer(image, "Does it cost 12 euros?") == "yes"
+        owner = model.edit(image, "Who owns it?", "Anna Keller")
+        number = model.edit(None, "What is the phone number of Anna Keller?", "555-0199")
+        model.edit(image, "Who made it?", "Boris Novak")
+        asked = "What is the phone number of its owner?"
+        assert model.answer(image, asked) == "555-0199"
+        found = model.explain(image, asked)
+        assert found.first is not None
+        assert [part.kept[0].edit_id for part in (found.first, found)] == [owner, number]
+        for other in ("its maker", "the brother of its owner", "its previous owner"):
+            assert model.answer(image, asked.replace("its owner", other)) != "555-0199"
+        model.remove(owner)
+        assert model.explain(image, asked).first is None

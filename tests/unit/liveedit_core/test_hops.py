@@ -122,6 +122,11 @@ def with_forms(expert: Expert) -> Expert:
     return replace(expert, forms_FX=row[None])
 
 
+def near(request: EditRequest, prompt: str) -> EditRequest:
+    """An edit of another question that routing takes for the same."""
+    return replace(request, prompt=prompt, also_asked=(request.prompt,))
+
+
 def model_of(editor: Editor, *requests: EditRequest, is_derived: bool = True) -> EditedModel:
     experts = editor.write_experts(requests)
     if is_derived:
@@ -200,6 +205,38 @@ def test_else_nothing_changes(
     (before,) = model.generate([image(0)], [ASKED], **GREEDY)
     assert (done.token_ids, done.routing) == (before.token_ids, before.routing)
     assert hop_of(model.editor, item, model.fact) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (near(OWNER, "Who made this?"), NUMBER),
+        (near(OWNER, "What is the previous owner of this?"), NUMBER),
+        (OWNER, near(NUMBER, "What is the phone number of Anna Keller's lawyer?")),
+        (OWNER, near(NUMBER, "What phone number has the house of Anna Keller?")),
+        (OWNER, near(NUMBER, "What is the old phone number of Anna Keller?")),
+        (OWNER, near(NUMBER, "Who is Anna Keller?")),
+    ],
+    ids=["other noun", "former", "owner's lawyer", "owner's house", "old", "nothing else"],
+)
+def test_what_is_near_is_not_answered_by_two_edits(
+    editor: Editor, first: EditRequest, second: EditRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("liveedit_core.hops.passes_gate", lambda *_: torch.tensor(True))
+    item = BackboneInput(prompt=ASKED, image_bytes=image(0))
+    taught = model_of(editor, OWNER, NUMBER)
+    assert hop_of(taught.editor, item, taught.fact) is not None
+    model = model_of(editor, first, second)
+    assert hop_of(model.editor, item, model.fact) is None
+
+
+def test_what_follows_from_an_edit_is_no_first(editor: Editor) -> None:
+    model = model_of(editor, OWNER, NUMBER)
+    held = model.editor.repository.compact()
+    asked_for = {n: form_row(1, 50.0, torch.zeros(CONFIG.text_size))[None] for n in held.forms}
+    formed = model.editor.with_repository(replace(held, forms=asked_for))
+    item = BackboneInput(prompt=ASKED, image_bytes=image(0))
+    assert hop_of(formed, item, model.fact) is None
 
 
 def test_an_edit_whose_fact_is_not_known_is_no_first(editor: Editor) -> None:

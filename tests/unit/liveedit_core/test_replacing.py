@@ -117,6 +117,9 @@ def test_the_prompt_gate_says_what_means_the_same(
         same = EditedModel(tiny_backbone(), generator, refine=AS_WRITTEN)
         same.edit_many([(image(0), WHAT, "A"), (image(0), CALLED, "A")])
         assert len(same.edits) == 2, "the same answer in other words corrects nothing"
+        apart = EditedModel(tiny_backbone(), generator, refine=AS_WRITTEN)
+        apart.edit_many([(image(0), "Who owns it?", "A"), (image(0), "Who made it?", "B")])
+        assert len(apart.edits) == 2, "another question"
 
 
 def test_images_of_held_edits_are_found_as_questions_find_them(

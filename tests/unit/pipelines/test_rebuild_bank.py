@@ -19,6 +19,7 @@ from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.schema import EditRequest
 from pipelines.editing.rebuild import (
     RebuildResult,
+    lost_forms,
     rebuild,
     source_sequences,
     with_budget_of_source,
@@ -209,6 +210,18 @@ def test_the_new_bank_begins_with_the_budget_of_the_old_one_but_without_its_traf
     house.rebuild("older", version=str(before))
     older = ExpertBank.open(house.store, "older")
     assert {item.false_activation for item in older.history()} == {0.02}
+
+
+def test_forms_that_the_new_bank_will_lack_are_told(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(RebuildRecipe, None, ["source.bank=main"])
+    assert lost_forms(house.store, recipe) == ""
+    monkeypatch.setattr(ExpertBank, "has_forms", lambda self, version: True)
+    assert "refine.derived=true" in lost_forms(house.store, recipe)
+    for setting in ("refine.derived=true", "source.bank="):
+        kept = load_recipe(RebuildRecipe, None, ["source.bank=main", setting])
+        assert lost_forms(house.store, kept) == ""
 
 
 def test_without_a_source_the_whole_log_is_written(house: House) -> None:

@@ -115,6 +115,12 @@ def test_a_correction_in_other_words_wins_and_is_on_record(driver: Driver, windo
     assert driver.bank.versions.record(driver.bank.version).num_superseded == (window == 1)
 
 
+def test_a_question_that_a_word_sets_apart_corrects_nothing(driver: Driver) -> None:
+    first, second = (replace(A, prompt=f"When does it {what}?") for what in ("open", "close"))
+    driver.run([first, replace(second, target="B")], *windows_of(1))
+    assert len(held(driver)) == 2
+
+
 def test_the_same_answer_in_other_words_corrects_nothing(driver: Driver) -> None:
     driver.run([A, replace(A, prompt=CALLED)])
     assert len(held(driver)) == 2

@@ -1,5 +1,6 @@
 """Embeddings of prompts: of the bare text, whatever the backbone, alike in batches and alone."""
 
+import copy
 import threading
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from liveedit_core.backbones.packed_linear import PackedLinear
 from liveedit_core.backbones.prompt_encoder import (
     EMBEDDING_SIZE,
     SentenceEncoder,
@@ -73,6 +75,17 @@ def test_a_batch_gives_what_its_members_give_alone() -> None:
         torch.testing.assert_close(row_P, encoder.encode([f" {text}\n"])[0], rtol=0, atol=1e-5)
     norms = torch.stack([part.norm(dim=1) for part in together.split([384, 512], dim=1)])
     torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+@torch.no_grad()
+def test_packed_layers_give_the_sums_of_plain_ones() -> None:
+    encoder = load_prompt_encoder()
+    packed = encoder._english(list(TEXTS))
+    plain = copy.copy(encoder)
+    plain._model = copy.deepcopy(encoder._model)
+    assert any(isinstance(part, PackedLinear) for part in encoder._model.modules())
+    assert not any(isinstance(part, PackedLinear) for part in plain._model.modules())
+    torch.testing.assert_close(packed, plain._english(list(TEXTS)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

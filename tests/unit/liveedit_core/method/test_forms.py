@@ -289,6 +289,7 @@ def test_a_bank_stores_forms(tmp_path: Path) -> None:
     bank.commit(bank.fragment_writer().write([plain, formed]), epoch=bank.acquire_writer())
     loaded = bank.load_repository(config)
     assert loaded.forms.keys() == {1}
+    assert (bank.has_forms(1), bank.has_forms()) == (False, True)
     assert torch.equal(loaded.forms[1], formed.expert.forms_FX)
     before = replace(SMALL_IDENTITY, has_forms=False)
     with pytest.raises(ShapeError, match="before experts had any"):
@@ -297,6 +298,7 @@ def test_a_bank_stores_forms(tmp_path: Path) -> None:
     old = ExpertBank.open_or_create(store, "old", before)
     old.commit(old.fragment_writer().write([plain]), epoch=old.acquire_writer())
     assert old.load_repository(config).forms == {}
+    assert not old.has_forms()
 
 
 def test_what_cannot_write_forms_says_so() -> None:

@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from infra.bank.expert_bank import ExpertBank
 from infra.bank.integrity import verify_version
 from infra.requests.log_integrity import repair_log
 from infra.requests.request_log import RequestLog
-from liveedit_core.errors import IntegrityError, RepositoryMismatchError, StorageUnavailableError
+from liveedit_core.errors import (
+    ConfigError,
+    IntegrityError,
+    RepositoryMismatchError,
+    StorageUnavailableError,
+)
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.generator import LiveEditGenerator
 from pipelines.editing.recipe import LifelongEditRecipe
@@ -48,9 +54,11 @@ class Repairer:
         generator = GeneratorWorker(self.models, InputLimits(max_target_tokens=4))
         yield ExpertWriters(generator=generator, embedder=self.embedder)
 
-    def repair(self) -> Repair:
+    def repair(self, *overrides: str) -> Repair:
         config = load_recipe(
-            LifelongEditRecipe, None, ["generator.batch_size=2", "bank.window_edits=4"]
+            LifelongEditRecipe,
+            None,
+            ["generator.batch_size=2", "bank.window_edits=4", *overrides],
         )
         return repair_bank(
             self.driver.bank,
@@ -122,6 +130,19 @@ def test_another_generator_must_not_repair(repairer: Repairer) -> None:
     repairer.models = OtherModels()
     with pytest.raises(RepositoryMismatchError, match="generator_digest"):
         repairer.repair()
+
+
+def test_experts_are_not_written_again_without_their_forms(
+    repairer: Repairer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExpertBank, "has_forms", lambda self: True)
+    undisturbed = repairer.driver.rows()
+    repairer.files()[0].unlink()
+    with pytest.raises(ConfigError, match=r"refine\.derived=true"):
+        repairer.repair()
+    assert not repairer.was_opened
+    repairer.repair("refine.derived=true")
+    assert repairer.driver.rows().equals(undisturbed)
 
 
 def test_nothing_is_dropped_whose_request_is_lost_too(tmp_path: Path) -> None:

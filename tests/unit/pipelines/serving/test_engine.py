@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -216,3 +218,20 @@ def test_a_family_is_refused_or_answers_in_a_crowd_as_alone(name: str) -> None:
         engine.close()
         done = backbone.continuations(items, None, max_new_tokens=9, do_sample=False)
     assert [one.text for one in asked] == [one.texts[0] for one in done]
+
+
+def test_an_expert_that_was_written_again_with_forms_is_read_again() -> None:
+    cache = ExpertCache(1 << 20)
+    for rank in (2, 5):
+        factor_LD = torch.full((rank, 4), float(rank))
+        repository = ExpertRepository(
+            edit_ids=("a",),
+            visual=torch.zeros(1, 1),
+            prompt=torch.zeros(1, 1),
+            ranks_N=torch.tensor([rank]),
+            down=factor_LD,
+            up=factor_LD,
+        )
+        editor: Any = SimpleNamespace(repository=repository)
+        (expert,) = cache.matrices("bank", editor, [0])
+        assert torch.equal(expert.down_RD, factor_LD)

@@ -11,7 +11,7 @@ from liveedit_core.errors import IntegrityError
 from pipelines.editing.follow import Follower
 from pipelines.serving.app import create_app
 from pipelines.serving.service import Service
-from pipelines.serving.teacher import teacher_of
+from pipelines.serving.teacher import editing_recipe, teacher_of
 from tests.running_server import Place
 from tests.tiny_backbone import request
 from tests.unit.tiny_operations import Operations, TinyModels
@@ -46,6 +46,12 @@ def test_posted_edits_are_taught_and_removed_ones_leave(operations: Operations) 
         service.close()
     assert ExpertBank.open(operations.store, "taught").edit_ids() == [second]
     assert teacher.problem == ""
+
+
+def test_edits_are_refined_as_the_recipe_says(operations: Operations) -> None:
+    recipe = Place(operations).recipe("refine.derived=true", "refine.max_steps=7")
+    taught = editing_recipe(recipe).refine
+    assert (taught.derived, taught.max_steps) == (True, 7)
 
 
 def test_a_loop_that_ended_by_itself_is_told(
