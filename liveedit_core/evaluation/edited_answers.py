@@ -1,4 +1,4 @@
-"""What answers of the edited model depend on: where all of it is equal, they are not computed again.
+"""What answers of the edited model depend on: where that is equal, they are not computed again.
 
 Another bank version changes it for few questions.
 """
