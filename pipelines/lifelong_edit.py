@@ -170,4 +170,4 @@ def print_result(result: "JobResult", console: "Console", *, is_following: bool 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry.leave(main())

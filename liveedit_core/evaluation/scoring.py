@@ -8,16 +8,15 @@
 the answer is the unedited one, bit for bit.
 """
 
-import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual
+from liveedit_core.backbones.protocol import Backbone, Residual
+from liveedit_core.evaluation.edited_answers import EditedQuery, bound, matrix_digests
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     TEACHER_FORCED,
@@ -64,40 +63,6 @@ def probes_of(cases: Sequence[Case], free_case_ids: Collection[str]) -> list[Cas
     ]
 
 
-MAX_SHARED_TEXTS = 100_000
-WEIGHT_DECIMALS = 5
-_EXPERTS_READ = 256
-
-
-class _FreeQuery(NamedTuple):
-    """All that a free answer depends on, for one backbone and generator."""
-
-    image_sha256: bytes
-    prompt: str
-    kept: tuple[bytes, ...]
-    """sha256 of each expert's matrices: one edit may be written in more than one way."""
-    weights: tuple[float, ...]
-    """Rounded: a product over another number of experts differs in the last bits. Those of forms
-    follow."""
-    max_new_tokens: int
-
-    @classmethod
-    def of(
-        cls,
-        question: BackboneInput,
-        routing: Routing,
-        digests: Mapping[str, bytes],
-        max_new_tokens: int,
-    ) -> "_FreeQuery":
-        return cls(
-            hashlib.sha256(question.image_bytes or b"").digest(),
-            question.prompt,
-            tuple(digests[edit_id] for edit_id in routing.kept),
-            tuple(round(w, WEIGHT_DECIMALS) for w in chain(routing.weights, *routing.form_shares)),
-            max_new_tokens,
-        )
-
-
 class _Asked(NamedTuple):
     """A probe's input at the edited model."""
 
@@ -117,21 +82,6 @@ def decided_length(
         if found != wanted:
             return None
     return None
-
-
-def _digests(repository: ExpertRepository, routings: Iterable[Routing]) -> dict[str, bytes]:
-    """sha256 of the matrices of all kept experts, by edit_id."""
-    kept = {edit_id for routing in routings for edit_id in routing.kept}
-    places = [n for n, edit_id in enumerate(repository.edit_ids) if edit_id in kept]
-    digests: dict[str, bytes] = {}
-    for start in range(0, len(places), _EXPERTS_READ):
-        index_U = torch.tensor(places[start : start + _EXPERTS_READ])
-        ranks = repository.ranks_N[index_U].tolist()
-        factors = (factor.cpu().split(ranks) for factor in repository.matrices(index_U))
-        for n, down_RD, up_RD in zip(index_U.tolist(), *factors, strict=True):
-            data = torch.cat([down_RD, up_RD]).numpy().tobytes()
-            digests[repository.edit_ids[n]] = hashlib.sha256(data).digest()
-    return digests
 
 
 class ProbePreparer:
@@ -264,7 +214,8 @@ class CaseScorer(ProbePreparer):
         """Use the backbone and generator of an editor; its own repository plays no part."""
         super().__init__(editor.backbone, batch_size=batch_size)
         self.editor = editor
-        self._texts: dict[_FreeQuery, str] = {}
+        self._texts: dict[EditedQuery, str] = {}
+        self._ids: dict[EditedQuery, tuple[int, ...]] = {}
 
     @torch.no_grad()
     def score(
@@ -321,19 +272,30 @@ class CaseScorer(ProbePreparer):
         return PreparedCases(probes=tuple(probes))
 
     def _ask(self, editor: Editor, probes: Sequence[PreparedProbe]) -> list[_Asked]:
+        """Answers under teacher forcing; a question that keeps equal experts again is not asked
+        again."""
         asked = [_Asked(NOTHING_KEPT, ())] * len(probes)
+        digests: dict[str, bytes] = {}
+        bound(self._ids)
         for chosen in self._batches(editor, probes):
             states = [probes[i].states for i in chosen]
             routing = editor.route(states)
-            residual = editor.residual(routing)
-            if residual is None:
-                continue
-            added_BTD = residual(pad_hidden(states).values_BSD)
             kept = routing.kept_BN.any(1).nonzero().flatten().tolist()
-            ids = self._argmax_ids([states[row] for row in kept], [added_BTD[row] for row in kept])
-            explained = editor.explain(routing)
-            for row, answer in zip(kept, ids, strict=True):
-                asked[chosen[row]] = _Asked(explained[row], answer)
+            explained = editor.explain(routing) if kept else []
+            routings = {row: explained[row] for row in kept}
+            digests |= matrix_digests(editor.repository, routings.values(), digests)
+            keys = {
+                row: EditedQuery.of(probes[chosen[row]].question, one, digests)
+                for row, one in routings.items()
+            }
+            new = [row for row, key in keys.items() if key not in self._ids]
+            residual = editor.residual(routing) if new else None
+            if residual is not None:
+                added_BTD = residual(pad_hidden(states).values_BSD)
+                ids = self._argmax_ids([states[row] for row in new], [added_BTD[i] for i in new])
+                self._ids |= zip([keys[row] for row in new], ids, strict=True)
+            for row, key in keys.items():
+                asked[chosen[row]] = _Asked(routings[row], self._ids[key])
         return asked
 
     def _score_free_generation(
@@ -355,13 +317,12 @@ class CaseScorer(ProbePreparer):
                     is_open.append(i)
                 else:
                     texts[i] = text
-        digests = _digests(editor.repository, [asked[i].routing for i in is_open])
+        digests = matrix_digests(editor.repository, [asked[i].routing for i in is_open])
         keys = {
-            i: _FreeQuery.of(probes[i].question, asked[i].routing, digests, max_new_tokens)
+            i: EditedQuery.of(probes[i].question, asked[i].routing, digests, max_new_tokens)
             for i in is_open
         }
-        if len(self._texts) > MAX_SHARED_TEXTS:
-            self._texts.clear()
+        bound(self._texts)
         new = [i for i, key in keys.items() if key not in self._texts]
 
         def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+
 from infra.storage.object_store import ObjectStore
 from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.builtin.benchmark import BUILTIN_BENCHMARKS, load_builtin_cases, read_rows
@@ -129,7 +131,8 @@ def load_builtin(
             cases += load_test_cases(name, reader, say)
         else:
             cases += load_builtin_cases(section.split, name, limit=limit or 0)
-    read_rows.cache_clear()  # the images of all splits
+    read_rows.cache_clear()  # the images of all splits; their memory, 50 MB, goes back at once
+    pa.default_memory_pool().release_unused()
     return sorted(cases, key=lambda case: case.case_id)[:limit]
 
 

@@ -4,15 +4,17 @@ A script reads its arguments before anything heavy is imported, so nothing heavy
 """
 
 import argparse
+import atexit
 import errno
 import getpass
 import io
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, get_args
 
 from liveedit_core.backbones.load_options import PromptProtocol
 from liveedit_core.errors import ConfigError, LiveEditError
@@ -176,6 +178,21 @@ def exit_code_of(run: Callable[[], int], *, wrong_setting: int = WRONG_SETTING) 
             file=sys.stderr,
         )
         return FAILED
+
+
+def leave(code: int) -> NoReturn:
+    """End this process as Python does, but leave its memory to the system: taking torch and its
+    objects apart takes a second and a half."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        sys.exit(code)  # Python says what is wrong with its output
+    os._exit(code)
 
 
 def current_user() -> str:

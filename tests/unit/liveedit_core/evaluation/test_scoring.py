@@ -10,7 +10,7 @@ import torch
 
 from liveedit_core.backbones.protocol import BackboneInput, RouteOnce
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
-from liveedit_core.evaluation import scoring
+from liveedit_core.evaluation import edited_answers
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     PROTOCOLS,
@@ -26,6 +26,7 @@ from liveedit_core.evaluation.unedited_answers import UneditedAnswer, UneditedQu
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.schema import Case, ProbeKind
+from liveedit_core.states import LayerStates
 from tests.tiny_backbone import EDIT_LAYER, OUR_CONFIG, answers, case, tiny_generator, whole_model
 
 CONFIG = OUR_CONFIG.with_changes(gain=60.0, min_gate=0.0)
@@ -330,6 +331,30 @@ def test_dropping_what_is_remembered_changes_no_answer(
 ) -> None:
     fresh = CaseScorer(scorer.editor, batch_size=5)
     expected = [free(fresh, part) for part in (bank.take([0]), bank)]
-    monkeypatch.setattr(scoring, "MAX_SHARED_TEXTS", 1)
+    monkeypatch.setattr(edited_answers, "MAX_SHARED_ANSWERS", 1)
     small = CaseScorer(scorer.editor, batch_size=5)
     assert [free(small, part) for part in (bank.take([0]), bank)] == expected
+
+
+def test_a_question_that_keeps_the_same_experts_again_is_not_asked_again(
+    scorer: CaseScorer,
+    prepared: PreparedCases,
+    bank: ExpertRepository,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fresh = CaseScorer(scorer.editor, batch_size=5)
+    other = replace(bank, up=bank.up_LD.flip(0))
+    first = fresh.score(prepared, bank)
+    expected = CaseScorer(scorer.editor, batch_size=5).score(prepared, other)
+    asked: list[int] = []
+    target_logits = fresh.backbone.target_logits
+
+    def count(states: Sequence[LayerStates], *rest: Any, **more: Any) -> list[torch.Tensor]:
+        asked.append(len(states))
+        return target_logits(states, *rest, **more)
+
+    monkeypatch.setattr(fresh.backbone, "target_logits", count)
+    assert fresh.score(prepared, bank) == first
+    assert not asked
+    assert fresh.score(prepared, other) == expected != first
+    assert sum(asked) == sum(bool(result.kept) for result in first)

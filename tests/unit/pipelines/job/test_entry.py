@@ -2,6 +2,8 @@
 
 import argparse
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,23 @@ def test_a_dry_run_prints_the_recipe_and_does_nothing(capsys: pytest.CaptureFixt
 
     assert run_entry(lambda: resolved("seed=7"), fail, is_dry_run=True) == 0
     assert "seed = 7\n" in capsys.readouterr().out
+
+
+def test_a_process_that_leaves_ends_what_it_began() -> None:
+    program = """
+import atexit, threading, time
+from pipelines.job.entry import leave
+
+def late():
+    time.sleep(0.3)
+    print("thread")
+
+atexit.register(print, "handler")
+threading.Thread(target=late).start()
+print("main")
+leave(3)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stdout.split() == ["main", "thread", "handler"]
+    assert not done.stderr
