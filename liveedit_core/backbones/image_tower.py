@@ -24,7 +24,7 @@ from liveedit_core.devices import device_of
 from liveedit_core.inputs.images import decode_image
 
 if TYPE_CHECKING:  # it imports timm, which only some models need
-    from liveedit_core.backbones.lowered_tower import LoweredTower
+    from liveedit_core.backbones.lowered.tower import LoweredTower
 
 IMAGE_CACHE_BYTES = 64 * 1024 * 1024
 """About a thousand images of the built-in backbone."""
@@ -252,7 +252,7 @@ class ImageTower:
 
 
 def _lowered(tower: nn.Module, modules: Sequence[str], dtype: torch.dtype) -> "LoweredTower | None":
-    from liveedit_core.backbones.lowered_tower import LoweredTower
+    from liveedit_core.backbones.lowered.tower import LoweredTower
 
     return LoweredTower.of(tower, modules, dtype)
 
