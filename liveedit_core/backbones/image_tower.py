@@ -231,6 +231,12 @@ class ImageTower:
         view.get_submodule(self._path)(pixels_BCHW)
         return self._joined(outputs, pixels_BCHW)
 
+    @property
+    def has_own_bits(self) -> bool:
+        """Whether the features of an image have the same bits beside any other images."""
+        lowered = self._usable()
+        return lowered is not None and lowered.has_own_bits
+
     def _usable(self) -> "LoweredTower | None":
         return self._lowered if bool(torch.backends.mkldnn.enabled) else None
 

@@ -218,16 +218,18 @@ class VisionLanguageBackbone:
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.reader.decode(token_ids)
 
-    def _prepared(self, inputs: Sequence[BackboneInput], images_at_once: int = 0) -> list[Prepared]:
+    def _prepared(
+        self, inputs: Sequence[BackboneInput], *, is_apart: bool = False
+    ) -> list[Prepared]:
         prepared = [self.reader.prepare(item) for item in inputs]
         if self.prompt_encoder is not None:
-            rows = [partial(self.encode_prompts, item.wordings) for item in inputs]
-            pairs = zip(prepared, rows, strict=True)
-            prepared = [replace(done, prompt_embeddings=row) for done, row in pairs]
+            rows = (partial(self.encode_prompts, item.wordings) for item in inputs)
+            prepared = [replace(one, prompt_embeddings=next(rows)) for one in prepared]
         if self.image_tower is None:
             return prepared
         images = [item.image_bytes for item in inputs if item.image_bytes is not None]
-        features = self.image_tower.features(images, images_at_once or self.batch_size)
+        at_once = 1 if is_apart and not self.image_tower.has_own_bits else self.batch_size
+        features = self.image_tower.features(images, at_once)
         return [
             replace(done, features=features.get(item.image_bytes or b""))
             for done, item in zip(prepared, inputs, strict=True)
@@ -243,7 +245,7 @@ class VisionLanguageBackbone:
         self, inputs: Sequence[BackboneInput], *, is_apart: bool = False
     ) -> list[LayerStates]:
         """See `Backbone.encode`; for `is_apart` see `encode_apart`."""
-        prepared = self._prepared(inputs, 1 if is_apart else self.batch_size)
+        prepared = self._prepared(inputs, is_apart=is_apart)
         states: dict[int, LayerStates] = {}
         sharing = [] if is_apart else prepared
         shared = prefix.SharedImages(self, sharing, partial(self._arguments, side="right"))
@@ -257,13 +259,13 @@ class VisionLanguageBackbone:
 
     def lowered(self, first: int, stop: int) -> LoweredDecoder | None:
         """Some layers as `LoweredDecoder`, where the model's can be."""
-        is_plain = self.image_tower is not None and self.family.positions is None
-        return LoweredDecoder.of(self.decoder, self.head, first, stop) if is_plain else None
+        if self.image_tower is None or self.family.positions is not None:
+            return None
+        return LoweredDecoder.of(self.decoder, self.head, first, stop)
 
     def _hidden_each(self, items: Sequence[Prepared]) -> Sequence[Tensor]:
         """Hidden states at l_e of each input, [T, D]; there may be more behind its own."""
-        lowered = self.lowered(0, self.edit_layer + 1)
-        if lowered is None:
+        if (lowered := self.lowered(0, self.edit_layer + 1)) is None:
             return self._hidden(items)
         return lowered([self._arguments([item], "right")["inputs_embeds"][0] for item in items])
 
