@@ -47,7 +47,9 @@ class BackboneStates:
             self._backbone = self._load()
         if not self._one_by_one:
             return self._backbone.encode(inputs)
-        return [state for item in inputs for state in self._backbone.encode([item])]
+        from liveedit_core.backbones.apart import encode_apart  # it imports all of the adapter
+
+        return encode_apart(self._backbone, inputs)
 
 
 @dataclass(frozen=True, kw_only=True)

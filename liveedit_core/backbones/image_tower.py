@@ -24,7 +24,7 @@ from liveedit_core.devices import device_of
 from liveedit_core.inputs.images import decode_image
 
 if TYPE_CHECKING:  # it imports timm, which only some models need
-    from liveedit_core.backbones.lowered_tower import LoweredTower
+    from liveedit_core.backbones.lowered.tower import LoweredTower
 
 IMAGE_CACHE_BYTES = 64 * 1024 * 1024
 """About a thousand images of the built-in backbone."""
@@ -225,6 +225,12 @@ class ImageTower:
         view.get_submodule(self._path)(pixels_BCHW)
         return self._joined(outputs, pixels_BCHW)
 
+    @property
+    def has_own_bits(self) -> bool:
+        """Whether the features of an image have the same bits beside any other images."""
+        lowered = self._usable()
+        return lowered is not None and lowered.has_own_bits
+
     def _usable(self) -> "LoweredTower | None":
         return self._lowered if bool(torch.backends.mkldnn.enabled) else None
 
@@ -246,7 +252,7 @@ class ImageTower:
 
 
 def _lowered(tower: nn.Module, modules: Sequence[str], dtype: torch.dtype) -> "LoweredTower | None":
-    from liveedit_core.backbones.lowered_tower import LoweredTower
+    from liveedit_core.backbones.lowered.tower import LoweredTower
 
     return LoweredTower.of(tower, modules, dtype)
 

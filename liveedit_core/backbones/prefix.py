@@ -14,6 +14,7 @@ from liveedit_core.backbones.prompt_encoder import PromptEncoder
 from liveedit_core.backbones.prompts import Prepared
 from liveedit_core.backbones.views import with_hook, with_part
 from liveedit_core.errors import IntegrityError
+from liveedit_core.states import LayerStates, resolved
 
 
 def encoding_of(
@@ -60,6 +61,23 @@ def the_only(seen: Sequence[Tensor], layer: int) -> Tensor:
     if len(seen) != 1:
         raise IntegrityError(f"layer {layer} ran {len(seen)} times in one forward")
     return seen[0]
+
+
+def states_of(item: Prepared, hidden_TD: Tensor, embed: nn.Module) -> LayerStates:
+    """The states of an input from its hidden states at l_e, behind which padding may follow."""
+    ids_O = item.tokens["input_ids"][slice(*item.target)].to(hidden_TD.device)
+    embeddings_OD: Tensor = embed(ids_O)
+    return LayerStates(
+        hidden_TD=hidden_TD[: item.num_tokens].to(torch.float32, copy=True),
+        pyramid_E=item.pyramid_E,
+        prompt_embeddings=resolved(item.prompt_embeddings),
+        target_embeddings_OD=embeddings_OD.float(),
+        image_span=item.image,
+        prompt_span=item.prompt,
+        target_span=item.target,
+        target_ids_O=ids_O,
+        grid=item.grid,
+    )
 
 
 class SharedImages:

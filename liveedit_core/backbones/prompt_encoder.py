@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from liveedit_core.backbones.packed_linear import pack_linear_layers
+from liveedit_core.backbones.lowered.packed_linear import pack_linear_layers
 from liveedit_core.backbones.spelling import Spelling
 from liveedit_core.parts import (
     SENTENCE_ENCODER,

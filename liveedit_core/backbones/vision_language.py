@@ -41,6 +41,7 @@ from liveedit_core.backbones.generation import (
     route_of_some,
 )
 from liveedit_core.backbones.image_tower import ImageFeatureCache, ImageTower
+from liveedit_core.backbones.lowered.decoder import LoweredDecoder
 from liveedit_core.backbones.prompt_encoder import PromptEncoder
 from liveedit_core.backbones.prompts import (
     PaddingSide,
@@ -53,7 +54,7 @@ from liveedit_core.backbones.protocol import Backbone, BackboneInput, RouteOnce
 from liveedit_core.backbones.suffix import DecoderSuffix, masks_and_positions
 from liveedit_core.backbones.views import HiddenHook, resumed_view, with_hook, with_part
 from liveedit_core.errors import ConfigError
-from liveedit_core.states import LayerStates, resolved
+from liveedit_core.states import LayerStates
 
 
 class VisionLanguageBackbone:
@@ -155,10 +156,8 @@ class VisionLanguageBackbone:
         return other
 
     def with_layers(self, first: int, layers: Sequence[nn.Module]) -> Self:
-        """The same model, cut before layer `first`, with other layers from there on.
-
-        Prompts that generate together have one length, so these layers never see padding.
-        """
+        """The same model, cut before layer `first`, with other layers from there on, which never
+        see padding: prompts that generate together have one length."""
         other = copy.copy(self)
         parts = nn.ModuleList([*list(self.decoder.layers)[:first], *layers])
         other.model = with_part(self.model, f"{self.decoder_path}.layers", parts)
@@ -166,11 +165,8 @@ class VisionLanguageBackbone:
         return other._cut(first - 1)
 
     def with_module(self, path: str, module: nn.Module) -> Self:
-        """The same model with another module before the decoder.
-
-        The model itself encodes the images in each forward, without features that are cached and
-        without pyramids.
-        """
+        """The same model with another module before the decoder; the model itself encodes the
+        images in each forward, without cached features and without pyramids."""
         other = copy.copy(self)
         other.model = with_part(self.model, path, module)
         other.image_tower = None
@@ -222,21 +218,22 @@ class VisionLanguageBackbone:
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.reader.decode(token_ids)
 
-    def _prepared(self, inputs: Sequence[BackboneInput]) -> list[Prepared]:
+    def _prepared(
+        self, inputs: Sequence[BackboneInput], *, is_apart: bool = False
+    ) -> list[Prepared]:
         prepared = [self.reader.prepare(item) for item in inputs]
         if self.prompt_encoder is not None:
-            prepared = [self._with_pyramids(*pair) for pair in zip(prepared, inputs, strict=True)]
+            rows = (partial(self.encode_prompts, item.wordings) for item in inputs)
+            prepared = [replace(one, prompt_embeddings=next(rows)) for one in prepared]
         if self.image_tower is None:
             return prepared
         images = [item.image_bytes for item in inputs if item.image_bytes is not None]
-        features = self.image_tower.features(images, self.batch_size)
+        at_once = 1 if is_apart and not self.image_tower.has_own_bits else self.batch_size
+        features = self.image_tower.features(images, at_once)
         return [
             replace(done, features=features.get(item.image_bytes or b""))
             for done, item in zip(prepared, inputs, strict=True)
         ]
-
-    def _with_pyramids(self, prepared: Prepared, item: BackboneInput) -> Prepared:
-        return replace(prepared, prompt_embeddings=partial(self.encode_prompts, item.wordings))
 
     def encode_prompts(self, wordings: tuple[str, ...]) -> Tensor:
         """Embeddings of the wordings of one prompt, [W, P], float32."""
@@ -244,29 +241,33 @@ class VisionLanguageBackbone:
         return self.prompt_encoder.rows(wordings).to(self.device)
 
     @torch.no_grad()
-    def encode(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
-        prepared = self._prepared(inputs)
+    def encode(
+        self, inputs: Sequence[BackboneInput], *, is_apart: bool = False
+    ) -> list[LayerStates]:
+        """See `Backbone.encode`; for `is_apart` see `encode_apart`."""
+        prepared = self._prepared(inputs, is_apart=is_apart)
         states: dict[int, LayerStates] = {}
-        shared = prefix.SharedImages(self, prepared, partial(self._arguments, side="right"))
+        sharing = [] if is_apart else prepared
+        shared = prefix.SharedImages(self, sharing, partial(self._arguments, side="right"))
         kinds = [(bool(item.images), item in shared) for item in prepared]
         for chosen in batches_by_length(prepared, kinds, self.batch_size):
             items = [prepared[i] for i in chosen]
-            seen_BTD = shared.hidden(items) if items[0] in shared else self._hidden(items)
-            hidden_BTD = seen_BTD.to(self.device, torch.float32)
-            for row, (i, item) in enumerate(zip(chosen, items, strict=True)):
-                ids_O = item.tokens["input_ids"][slice(*item.target)].to(self.device)
-                states[i] = LayerStates(
-                    hidden_TD=hidden_BTD[row, : item.num_tokens].clone(),
-                    pyramid_E=item.pyramid_E,
-                    prompt_embeddings=resolved(item.prompt_embeddings),
-                    target_embeddings_OD=self.embed(ids_O).float(),
-                    image_span=item.image,
-                    prompt_span=item.prompt,
-                    target_span=item.target,
-                    target_ids_O=ids_O,
-                    grid=item.grid,
-                )
+            seen = shared.hidden(items) if items[0] in shared else self._hidden_each(items)
+            for i, item, hidden_TD in zip(chosen, items, seen, strict=True):
+                states[i] = prefix.states_of(item, hidden_TD.to(self.device), self.embed)
         return [states[i] for i in range(len(inputs))]
+
+    def lowered(self, first: int, stop: int) -> LoweredDecoder | None:
+        """Some layers as `LoweredDecoder`, where the model's can be."""
+        if self.image_tower is None or self.family.positions is not None:
+            return None
+        return LoweredDecoder.of(self.decoder, self.head, first, stop)
+
+    def _hidden_each(self, items: Sequence[Prepared]) -> Sequence[Tensor]:
+        """Hidden states at l_e of each input, [T, D]; there may be more behind its own."""
+        if (lowered := self.lowered(0, self.edit_layer + 1)) is None:
+            return self._hidden(items)
+        return lowered([self._arguments([item], "right")["inputs_embeds"][0] for item in items])
 
     def hidden_of(self, inputs: Sequence[BackboneInput]) -> Tensor:
         """Padded hidden states at l_e of inputs that all have an image, or none, [B, T, D];

@@ -18,7 +18,7 @@ from torch import Tensor
 from liveedit_core.backbones.families import Family, PromptFormat, protocol_digest
 from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel, folded
 from liveedit_core.backbones.load_options import QUANTIZED, LoadOptions, ModelDtype, PromptProtocol
-from liveedit_core.backbones.packed_linear import pack_linear_layers
+from liveedit_core.backbones.lowered.packed_linear import pack_linear_layers
 from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.devices import chosen_device, chosen_dtype, keep_freed_memory

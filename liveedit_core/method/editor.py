@@ -8,6 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from liveedit_core.backbones.apart import encode_apart
 from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual, RouteOnce
 from liveedit_core.devices import device_of
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
@@ -183,11 +184,11 @@ class Editor:
         return experts
 
     def edit_states(self, requests: Sequence[EditRequest]) -> list[LayerStates]:
-        """States of `edit_input`; with a refiner encoded one by one."""
+        """States of `edit_input`; with a refiner encoded apart."""
         inputs = [edit_input(request) for request in requests]
         if self.refiner is None:
             return self.backbone.encode(inputs)
-        return [state for item in inputs for state in self.backbone.encode([item])]
+        return encode_apart(self.backbone, inputs)
 
     def _written(
         self, requests: Sequence[EditRequest], states: Sequence[LayerStates]

@@ -8,26 +8,29 @@ Whether a question means the edit is for the gate to say; the expert must answer
 words. So the steps, from the second on, count an unlike question about the image too, as if its
 answer were the same.
 
-An outcome depends on its edit alone, bit for bit: each edit is computed apart, as a padded batch
-rounds differently with other neighbours.
+An outcome depends on its edit alone, bit for bit: each edit is computed apart (`backbones.apart`),
+as a padded batch rounds differently with other neighbours.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
+from liveedit_core.backbones.apart import EditedStates, logits_apart
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.method.config import RefineSection
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.routing import route, slot_residual
 from liveedit_core.outcome import WeakReason, WriteOutcome
-from liveedit_core.states import LayerStates, pad_hidden
+from liveedit_core.states import LayerStates
 
 MARGIN = 4.0
 """By how much the logit of each target token, and of the end, must exceed all others."""
@@ -43,6 +46,8 @@ LONGEST_STEP = 0.2
 """As a share of the length of hidden states; most are below a tenth. What needs more is not near
 enough to be linear: there Adam takes the step."""
 LEARNING_RATE = 0.02
+VERIFIED_AT_ONCE = 8
+"""Experts whose first answers are computed together."""
 NOTHING = 1e-12
 UNLIKE_QUESTIONS = (
     "Which thing does this picture show?",
@@ -73,6 +78,16 @@ class Question:
     """Teacher-forced."""
     weight: float
     """0 if the expert is dropped."""
+
+
+class Draft(NamedTuple):
+    """An expert as it was written, and what it must answer."""
+
+    expert: Expert
+    edit: BackboneInput
+    questions: list[Question]
+    dropped: WeakReason
+    """Why the expert is dropped for one of them."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +161,34 @@ class Refiner:
     ) -> list[Expert]:
         """The experts with their outcomes; `states` are those of the edits, teacher-forced."""
         start_s = time.perf_counter()
-        wordings = [self._wordings(*pair) for pair in zip(edits, states, strict=True)]
-        done = [self._refined(*part) for part in zip(experts, edits, wordings, strict=True)]
+        done: list[Expert] = []
+        for start in range(0, len(experts), VERIFIED_AT_ONCE):
+            together = slice(start, start + VERIFIED_AT_ONCE)
+            drafts = [
+                self._draft(*part)
+                for part in zip(experts[together], edits[together], states[together], strict=True)
+            ]
+            verified = self._first_answers(drafts)
+            done += [self._refined(*part) for part in zip(drafts, verified, strict=True)]
         self.seconds += time.perf_counter() - start_s
         return done
+
+    def _draft(self, expert: Expert, edit: BackboneInput, own: LayerStates) -> Draft:
+        wordings = self._wordings(edit, own)
+        return Draft(expert, edit, *self._routed(expert, wordings))
+
+    def _first_answers(self, drafts: Sequence[Draft]) -> list[list[Answer]]:
+        """Of experts as they were written, without gradients; each draft's are computed apart."""
+        groups = []
+        for draft in drafts:
+            states = [question.states for question in draft.questions]
+            edited = self._edited(draft.questions, draft.expert.down_RD, draft.expert.up_RD)
+            groups.append([EditedStates(*pair) for pair in zip(states, edited, strict=True)])
+        found = logits_apart(self.backbone, groups)
+        return [
+            [self._answer(*pair) for pair in zip(draft.questions, logits, strict=True)]
+            for draft, logits in zip(drafts, found, strict=True)
+        ]
 
     def _wordings(self, edit: BackboneInput, own: LayerStates) -> list[LayerStates]:
         """The edit as a question in its own words, then in the others."""
@@ -187,19 +226,21 @@ class Refiner:
             return questions, ""
         return questions, "gate" if routing.passed_BN.all() else "filter"
 
-    def _refined(
-        self, expert: Expert, edit: BackboneInput, wordings: Sequence[LayerStates]
-    ) -> Expert:
+    def _refined(self, draft: Draft, first: Sequence[Answer]) -> Expert:
         """The expert after the steps it needs; a settled one only takes part in those of others."""
-        questions, dropped = self._routed(expert, wordings)
-        outcome = WriteOutcome(state="verified", num_target_tokens=len(wordings[0].target_ids_O))
+        expert, edit, questions, dropped = draft
+        num_target_tokens = len(questions[0].states.target_ids_O)
+        outcome = WriteOutcome(state="verified", num_target_tokens=num_target_tokens)
+        is_verified = not dropped and _worst(first).margin >= self.margin
+        if not self.is_any(not is_verified):
+            return replace(expert, outcome=outcome)
         down_RD, up_RD = with_rank_by_need(expert, outcome.num_target_tokens)
         adam = torch.optim.Adam([down_RD, up_RD], lr=LEARNING_RATE)
         asked, unlike, is_settled = questions, list[Question](), False
         unlike_margin = min(UNLIKE_MARGIN, self.margin)
         while True:
             with torch.enable_grad():
-                answers = self._answers([(question, down_RD, up_RD) for question in asked])
+                answers = self._answers(asked, down_RD, up_RD)
             own, others = answers[: len(questions)], answers[len(questions) :]
             worst = _worst(own)
             is_last = outcome.steps == self.max_steps
@@ -262,28 +303,29 @@ class Refiner:
     def _weak(self, outcome: WriteOutcome, reason: WeakReason, answer: Answer) -> WriteOutcome:
         return replace(outcome, state="weak", reason=reason, answer=self._text(answer))
 
-    def _answers(self, asked: Sequence[tuple[Question, Tensor, Tensor]]) -> list[Answer]:
-        """Answers to questions under the down and up matrices of their experts; differentiable."""
-        states = [question.states for question, _, _ in asked]
-        hidden_BTD = pad_hidden(states).values_BSD
-        normed_BTD = self.generator.hidden_norm(hidden_BTD)
-        added = [
-            slot_residual(
-                normed_BTD[row : row + 1],
-                down_RD.new_full((1, len(down_RD)), question.weight),
-                down_RD,
-                up_RD,
-                self.generator.config.gain,
-            )
-            for row, (question, down_RD, up_RD) in enumerate(asked)
-        ]
-        edited_BTD = hidden_BTD + torch.cat(added)
+    def _answers(self, asked: Sequence[Question], down_RD: Tensor, up_RD: Tensor) -> list[Answer]:
+        """Answers to questions under an expert's matrices; differentiable."""
+        edited_BTD = pad_sequence(self._edited(asked, down_RD, up_RD), batch_first=True)
+        states = [question.states for question in asked]
         logits = self.backbone.target_logits(states, edited_BTD, has_end=True)
-        end = states[0].target_ids_O.new_tensor([self.backbone.end_id])
-        return [
-            Answer(logits_OV.float(), torch.cat([state.target_ids_O, end]))
-            for state, logits_OV in zip(states, logits, strict=True)
-        ]
+        return [self._answer(*pair) for pair in zip(asked, logits, strict=True)]
+
+    def _edited(self, asked: Sequence[Question], down_RD: Tensor, up_RD: Tensor) -> list[Tensor]:
+        """Hidden states of each question with the residual of an expert, [T, D]."""
+        hidden = [question.states.hidden_TD for question in asked]
+        normed_XD = self.generator.hidden_norm(torch.cat(hidden))
+        parts = normed_XD.split([len(part) for part in hidden])
+        gain, edited = self.generator.config.gain, []
+        for question, own_TD, normed_TD in zip(asked, hidden, parts, strict=True):
+            weights_1R = down_RD.new_full((1, len(down_RD)), question.weight)
+            added_1TD = slot_residual(normed_TD[None], weights_1R, down_RD, up_RD, gain)
+            edited.append(own_TD + added_1TD[0])
+        return edited
+
+    def _answer(self, question: Question, logits_OV: Tensor) -> Answer:
+        ids_O = question.states.target_ids_O
+        end_1 = ids_O.new_tensor([self.backbone.end_id])
+        return Answer(logits_OV.float(), torch.cat([ids_O, end_1]))
 
     def _text(self, answer: Answer) -> str:
         """An answer up to its end."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from liveedit_core.backbones.image_tower import ImageFeatureCache, ImageTower, PyramidLevel, folded
-from liveedit_core.backbones.lowered_tower import LoweredTower, _Convolution
+from liveedit_core.backbones.lowered.tower import LoweredTower, _Convolution
 from liveedit_core.backbones.prefix import encoding_of
 from liveedit_core.inputs.images import decode_image
 from tests.tiny_backbone import image, plain_convolutions, tiny_backbone

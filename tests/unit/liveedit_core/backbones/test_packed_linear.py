@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from liveedit_core.backbones.packed_linear import (
+from liveedit_core.backbones.lowered.packed_linear import (
     PackedLinear,
     can_be_packed,
     pack_linear_layers,

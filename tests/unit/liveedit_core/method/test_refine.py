@@ -264,4 +264,5 @@ def test_each_edit_is_answered_apart(
 
     monkeypatch.setattr(backbone, "target_logits", count)
     editor.write_experts(REQUESTS)
-    assert sizes == [1, 2, 1, 2, 2, 3], "its wordings; after the step the unlike question too"
+    assert sizes[:3] == [1, 1, 2], "its wordings, as they were written"
+    assert sizes[3:] == [1, 2, 1, 2, 2, 3], "the same; after the step the unlike question too"

@@ -6,6 +6,7 @@ bfloat16, by that of its numbers.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,8 @@ from timm.layers.padding import pad_same
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from torch import Tensor, nn
 
+_COMPARED = ((5, 2, 1), (128, 192))
+"""Images of a batch, and their sides, that `has_own_bits` compares."""
 BLOCKS = (nn.Sequential, DepthwiseSeparableConv, InvertedResidual)
 LAYERS = (nn.Conv2d, Conv2dSame, nn.ReLU6, nn.Identity)
 
@@ -58,6 +61,24 @@ class LoweredTower:
     def whole(self, pixels_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """The same, and the output of the tower."""
         return self._outputs(pixels_BCHW, len(self._stages))
+
+    @cached_property
+    def has_own_bits(self) -> bool:
+        """Whether the outputs of an image have the same bits beside any other images."""
+        (most, *fewer), sides = _COMPARED
+        drawer = torch.Generator().manual_seed(0)
+        for side in sides:
+            pixels_BCHW = torch.randn(most, 3, side, side, generator=drawer)
+            together = self._all(pixels_BCHW)
+            for number in fewer:
+                pairs = zip(self._all(pixels_BCHW[:number]), together, strict=True)
+                if not all(torch.equal(apart, beside[:number]) for apart, beside in pairs):
+                    return False
+        return True
+
+    def _all(self, pixels_BCHW: Tensor) -> list[Tensor]:
+        outputs, last_BCHW = self.whole(pixels_BCHW)
+        return [*outputs, last_BCHW]
 
     def _outputs(self, pixels_BCHW: Tensor, num_stages: int) -> tuple[list[Tensor], Tensor]:
         hidden, outputs = pixels_BCHW.to(self._dtype), []

@@ -17,6 +17,8 @@ from torch.nn import functional
 _DTYPES = (torch.float32, torch.bfloat16)
 _ROWS = 16
 """Of the products that the format is chosen for; others are right too."""
+_COMPARED_ROWS = (130, 65, 27, 7, 3, 2)
+"""Of the products that `has_own_bits` compares."""
 _PAGE_OUT = 21
 """MADV_PAGEOUT, which never loses data; a kernel before 5.4 refuses it."""
 
@@ -30,6 +32,7 @@ class PackedLinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.train(linear.training)
         self._packed: tuple[Tensor, tuple[int, int]] | None = None
+        self._has_own_bits: bool | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Linear:
         """A plain layer: who copies one wants to change it."""
@@ -41,12 +44,33 @@ class PackedLinear(nn.Linear):
         has_gradient = values.requires_grad or self.weight.requires_grad
         if (torch.is_grad_enabled() and has_gradient) or not can_be_packed(self.weight):
             return functional.linear(values, self.weight, self.bias)
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(
-            values, self._packed_weight(), self.bias, "none", [], ""
+        return self.fused(values)
+
+    def fused(self, values: Tensor, what: str = "none", other: Tensor | None = None) -> Tensor:
+        """The product without gradients, and what oneDNN does with it: an activation, or "add" or
+        "mul" with another tensor."""
+        weight, bias = self.packed_weight(), self.bias
+        product = torch.ops.mkldnn._linear_pointwise
+        found: Tensor = (
+            product(values, weight, bias, what, [], "")
+            if other is None
+            else product.binary(values, other, weight, bias, what)
         )
         return found
 
-    def _packed_weight(self) -> Tensor:
+    @property
+    def has_own_bits(self) -> bool:
+        """Whether a row of `fused` has the same bits beside any number of others; kernels for one
+        row alone differ. So it is in float32 on the processors seen, and not in bfloat16."""
+        if self._has_own_bits is None:
+            drawer = torch.Generator().manual_seed(0)
+            values_XI = torch.randn(_COMPARED_ROWS[0], self.in_features, generator=drawer)
+            values_XI = values_XI.to(self.weight.dtype)
+            whole, *parts = [self.fused(values_XI[:rows]) for rows in _COMPARED_ROWS]
+            self._has_own_bits = all(torch.equal(part, whole[: len(part)]) for part in parts)
+        return self._has_own_bits
+
+    def packed_weight(self) -> Tensor:
         state = self.weight.data_ptr(), self.weight._version
         known = self._packed
         if known is None or known[1] != state:
