@@ -62,13 +62,6 @@ def dense(rows: FeatureRows) -> Tensor:
     return rows if isinstance(rows, Tensor) else torch.cat(list(rows.segments()))
 
 
-def rows_at(rows: FeatureRows, index_U: Tensor) -> Tensor:
-    """Some rows, [U, K], which torch selects faster than it indexes."""
-    if isinstance(rows, Tensor):
-        return rows.index_select(0, index_U.to(rows.device))
-    return rows[index_U]
-
-
 def device_of_rows(rows: FeatureRows) -> torch.device:
     return next(iter(segments_of(rows))).device
 
