@@ -40,7 +40,7 @@ _GROUP_OF = {
 }
 _TURNING = frozenset(
     "not never without previous previously former formerly current currently old new other another "
-    f"before after ago earlier later first second third next {_PEOPLE}".split()
+    f"before after ago earlier later second third next {_PEOPLE}".split()
 )
 """A question with one of these asks something else than the same one without."""
 _COMMON = frozenset(

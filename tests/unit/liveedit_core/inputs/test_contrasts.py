@@ -41,6 +41,7 @@ def test_a_word_sets_questions_apart(prompt: str, other: str) -> None:
         ("\u8fd9\u662f\u4ec0\u4e48\uff1f", "\u9019\u662f\u4ec0\u9ebc\uff1f"),
         ("What is it made from?", "What material was used for this?"),
         ("I have to know its weight before I lift it.", "Could you please tell me its weight?"),
+        ("In which year did this first appear?", "In what year was this created?"),
         ("", "?"),
     ],
 )
