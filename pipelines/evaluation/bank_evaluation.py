@@ -39,8 +39,8 @@ from pipelines.job.stages import Evaluator
 from workers.failures import retried
 from workers.messages import CaseLoader, EvaluationUnit, GeneratorFacts, ScoredUnit, StoredVersion
 
-UNIT_CASES = 25
-"""Cases of a unit: about 20 seconds of a core for the built-in backbone. With fewer there are few
+UNIT_CASES = 50
+"""Cases of a unit: about 35 seconds of a core for the built-in backbone. With fewer there are few
 rows in each step of a free answer, which then takes as long for a quarter of the answers."""
 _COMMIT_EVERY_S = 5.0
 """Results of so many seconds are computed again after a crash."""
