@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from liveedit_core.method.calibration import PRIOR_IMAGES, bank_margins, calibrate, traffic_margins
+from liveedit_core.method.calibration import (
+    PRIOR_IMAGES,
+    TURNED_ALLOWANCE,
+    bank_margins,
+    calibrate,
+    traffic_margins,
+)
 from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import Features
 from liveedit_core.method.generator import LiveEditGenerator
@@ -205,12 +211,19 @@ def test_other_images_pass_about_as_often_as_the_budget_says(spread: float, budg
     """However alike the images of a world are."""
     images = directions(3000, 5, spread)
     bank = repository(images[:600], budget)
-    offset = calibrate(generator(), bank).offset
+    offset = calibrate(generator(turns=False), bank).offset
     batch = routed(images[600:], bank.visual_features_NK, offset, turns=False)
     # Images that are nearly those of an edit pass by right; in few dimensions there are some.
     is_same_B = (images[600:] @ images[:600].T >= CONFIG.same_image_ratio).any(1)
     measured = (batch.kept_BN.any(1) & ~is_same_B).float().mean().item()
     assert 0.25 * budget < measured < 2 * budget
+
+
+def test_what_a_bank_says_is_stricter_where_questions_are_turned() -> None:
+    bank = repository(directions(600, 5))
+    strict, lax = (calibrate(generator(turns=turns), bank) for turns in (True, False))
+    weight = lax.num_images / (lax.num_images + PRIOR_IMAGES)
+    assert strict.offset - lax.offset == pytest.approx(weight * TURNED_ALLOWANCE)
 
 
 def test_a_small_bank_falls_back_to_the_generator_and_says_so() -> None:
@@ -253,7 +266,7 @@ def test_traffic_passes_as_often_as_the_budget_says(spread: float, num_edits: in
     bank = repository(edits, budget)
 
     def measured(calibrated: ExpertRepository) -> float:
-        offset = calibrate(generator(), calibrated).offset
+        offset = calibrate(generator(turns=False), calibrated).offset
         batch = routed(others, bank.visual_features_NK, offset, turns=False)
         return batch.kept_BN.any(1).float().mean().item()
 
