@@ -263,10 +263,10 @@ class VisionLanguageBackbone:
             return None
         return LoweredDecoder.of(self.decoder, self.head, first, stop)
 
-    def _hidden_each(self, items: Sequence[Prepared]) -> Sequence[Tensor]:
+    def _hidden_each(self, items: Sequence[Prepared]) -> list[Tensor]:
         """Hidden states at l_e of each input, [T, D]; there may be more behind its own."""
         if (lowered := self.lowered(0, self.edit_layer + 1)) is None:
-            return self._hidden(items)
+            return list(self._hidden(items))
         return lowered([self._arguments([item], "right")["inputs_embeds"][0] for item in items])
 
     def hidden_of(self, inputs: Sequence[BackboneInput]) -> Tensor:

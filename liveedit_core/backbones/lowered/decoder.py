@@ -113,11 +113,9 @@ class _Layer:
 
     def _attended(self, *parts_TNH: Tensor) -> Tensor:
         """Causal attention within a sequence, [T, D]."""
+        query, key, value = (part_TNH.transpose(0, 1)[None] for part_TNH in parts_TNH)
         seen_1NTH = functional.scaled_dot_product_attention(
-            *(part_TNH.transpose(0, 1)[None] for part_TNH in parts_TNH),
-            is_causal=True,
-            scale=self._scaling,
-            enable_gqa=True,
+            query, key, value, is_causal=True, scale=self._scaling, enable_gqa=True
         )
         return seen_1NTH[0].transpose(0, 1).flatten(1)
 
