@@ -20,15 +20,9 @@ from pipelines.evaluation.bank_evaluation import (
     BankEvaluation,
     EvaluationSettings,
     EvaluationTask,
-    plan_evaluation,
 )
 from pipelines.job.stages import Evaluator
-from workers.messages import ScoredUnit, StoredVersion
-
-AHEAD_CASES = 100
-"""Evaluations of more cases are not prepared beside the first windows."""
-_EMPTY_VERSION = 1
-"""Of each bank."""
+from workers.messages import ScoredUnit
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +60,6 @@ class EvaluationSchedule:
     """By point of evaluation, the newest version of requests up to there."""
     _handled: set[int] = field(default_factory=set)
     _running: dict[int, EvaluationTask] = field(default_factory=dict)
-    _is_ahead: bool = False
 
     def __post_init__(self) -> None:
         for record in self.bank.history():
@@ -79,9 +72,6 @@ class EvaluationSchedule:
         if record is not None:
             self._note(record)
         self.start_due(last_sequence)
-        if not self._is_ahead:
-            self._is_ahead = True
-            self._prepare_last()
 
     def _note(self, record: BankVersion) -> None:
         self._newest = replace(record, added=(), removed=())
@@ -108,9 +98,7 @@ class EvaluationSchedule:
         for scored in self.evaluator.collect(wait=wait):
             by_version.setdefault(scored.bank_version, []).append(scored)
         for version, units in by_version.items():
-            task = self._running.get(version)
-            if task is None:
-                continue  # it was prepared only
+            task = self._running[version]
             task.store(units)
             if task.is_over:
                 self._finish(task)
@@ -122,19 +110,6 @@ class EvaluationSchedule:
             self.poll(wait=True)
         for task in self._running.values():
             task.flush()
-
-    def _prepare_last(self) -> None:
-        """Let the evaluator compute beside the next windows what the last evaluation needs and no
-        edit changes: the empty bank is asked, and states and unedited answers are stored."""
-        edit_ids = self.cases.edit_ids
-        if not self.config.states.is_cached or not 0 < len(edit_ids) <= AHEAD_CASES:
-            return
-        if not self.bank.has_version(_EMPTY_VERSION):
-            return
-        cases, settings = self.cases.of(edit_ids), settings_of(self.config)
-        version = StoredVersion(store=self.bank.store, bank=self.bank.name, version=_EMPTY_VERSION)
-        plan = plan_evaluation(cases, settings, load=self.cases.stored)
-        self.evaluator.submit(version, plan.units)
 
     def _start(self, window: BankVersion) -> None:
         if not self.bank.has_version(window.version):
