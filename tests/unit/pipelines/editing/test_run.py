@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from liveedit_core.inputs.rejects import Rejected
 from liveedit_core.schema import ProbeKind
 from pipelines.editing.intake import Item
 from pipelines.job.stages import Generator
-from tests.inline_evaluator import InlineEvaluator
 from tests.unit.tiny_editing import CheckedProgress, Driver, DyingEmbedder
 from tests.unit.tiny_inputs import HashEmbedder, case, request
 from tests.unit.tiny_models import CONFIG
@@ -78,26 +76,6 @@ def test_each_point_is_scored_on_the_cases_it_holds(driver: Driver) -> None:
         assert reliability.num_samples == evaluation.num_cases == evaluation.num_edits
         locality = evaluation.summary[ProbeKind.TEXT_LOCALITY, "teacher_forced"]
         assert locality.mean == 1.0
-
-
-@pytest.mark.parametrize("is_cached", [True, False])
-def test_the_last_evaluation_is_prepared_beside_the_first_windows(
-    driver: Driver, monkeypatch: pytest.MonkeyPatch, is_cached: bool
-) -> None:
-    asked: list[tuple[int, int, int]] = []
-    submit = InlineEvaluator.submit
-
-    def note(self: InlineEvaluator, version: Any, units: Any) -> None:
-        num_cases = sum(len(unit.cases) for unit in units)
-        asked.append((driver.bank.num_edits(version.version), num_cases, driver.bank.num_edits()))
-        submit(self, version, units)
-
-    monkeypatch.setattr(InlineEvaluator, "submit", note)
-    cached = f"states.is_cached={str(is_cached).lower()}"
-    outcome = driver.run([case(number) for number in range(10)], cached)
-    assert [item.num_edits for item in outcome.evaluations] == [1, 5, 10]
-    assert ((0, 10, 1) in asked) == is_cached
-    assert [one for one in asked if one[0]] == [(1, 1, 1), (5, 5, 5), (10, 10, 10)]
 
 
 def test_the_recipe_sets_the_budget_before_the_first_window(driver: Driver) -> None:
