@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from liveedit_core.backbones.packed_linear import PackedLinear
+from liveedit_core.backbones.lowered.packed_linear import PackedLinear
 from liveedit_core.backbones.prompt_encoder import (
     EMBEDDING_SIZE,
     SentenceEncoder,
