@@ -260,7 +260,7 @@ class Editor:
         if not config.has_hard_filter:
             return repository.held_positions
         search = search_of(features, config, self.calibration.offset)
-        found_U = self._index.find(search, repository.visual) if self._index else None
+        found_U = self._index.find(search, repository, config) if self._index else None
         if found_U is None:
             return answering(scan(search, self.scanned), search, repository, config)
         listed_U = answering(found_U, search, repository, config)

@@ -28,7 +28,7 @@ from torch.nn import functional
 from liveedit_core.method.config import GeneratorConfig
 from liveedit_core.method.repository import ExpertRepository, FeatureRows, segments_of
 from liveedit_core.method.routing import RUNNER_UP_SHARE
-from liveedit_core.method.shortlist import Search, found_as_stored
+from liveedit_core.method.shortlist import DOUBT, Search, found_as_stored
 from liveedit_core.method.visual_key import VIEW_SHARE
 from liveedit_core.row_lists import Codes, RowList, Rows, in_threads
 
@@ -182,27 +182,46 @@ class KeyIndex:
             chosen[row_X.numpy()] = _coded(self.codebook, repository.visual, row_X)
         return chosen
 
-    def find(self, search: Search, features: FeatureRows) -> Tensor | None:
-        """`shortlist.scan` of a repository's features, without the experts that decide nothing;
-        None where a scan is as fast."""
+    def find(
+        self, search: Search, repository: ExpertRepository, config: GeneratorConfig
+    ) -> Tensor | None:
+        """`shortlist.scan` of a repository, without the experts that decide nothing; None where a
+        scan is as fast."""
         found = [torch.zeros(0, dtype=torch.int64)]
         if not len(search.asked_QR):
             return found[0]
-        rest_U, best_rest = self._scanned_rest(search, features)
+        rest_U = self._scanned_rest(search, repository)
         found.append(rest_U)
+        products_UQ = repository.visual[rest_U].float() @ search.asked_QR.T
         for image in search.image_Q.unique().tolist():
             is_view_Q = search.image_Q == image
-            views, best = search.where(is_view_Q), float(best_rest[is_view_Q].max())
-            position_U = self._found(views, best, features)
+            rest = rest_U, products_UQ[:, is_view_Q].amax(1)
+            position_U = self._found(search.where(is_view_Q), rest, repository, config)
             if position_U is None:
                 return None
             found.append(position_U)
         listed_U: Tensor = torch.cat(found).unique()
         return listed_U
 
-    def _found(self, views: Search, best_rest: float, features: FeatureRows) -> Tensor | None:
-        """Positions of coded experts for the views of one image, some of them twice."""
-        least, keep, offset = (float(part_Q[0]) for part_Q in views[1:4])
+    def _found(
+        self,
+        views: Search,
+        rest: tuple[Tensor, Tensor],
+        repository: ExpertRepository,
+        config: GeneratorConfig,
+    ) -> Tensor | None:
+        """Positions of coded experts for the views of one image, some of them twice; `rest` are
+        experts that are not coded, and their inner products."""
+        least, keep, offset, length = (float(part_Q[0]) for part_Q in views[1:5])
+        features, same = repository.visual, (config.same_image_ratio - DOUBT) * length
+
+        def rivals(row_X: Tensor, products_X: Tensor) -> list[float]:
+            """Of experts that answer, but for those of the very image."""
+            is_rival_X = products_X < same
+            if repository.held_N is not None:
+                is_rival_X &= repository.held_N[row_X]
+            return products_X[is_rival_X].tolist()
+
         similar = _FIRST_COSINE * float(views.asked_QR[0].norm()) * self.codebook.length
         level = min(keep, max(least, similar))
         compared = self._compared(views, level, features)
@@ -211,9 +230,9 @@ class KeyIndex:
             compared = self._compared(views, level, features)
         if compared is None:
             return None
-        best = max([best_rest, *compared[1].tolist()])
-        if best < keep:
-            return torch.zeros(0, dtype=torch.int64)
+        best = max([-math.inf, *rivals(*rest), *rivals(*compared)])
+        if best < keep:  # none is kept but those of the very image
+            return compared[0][compared[1] >= same]
         # The best is kept, unless a runner-up is as similar as this.
         rival = (VIEW_SHARE * best - offset) / RUNNER_UP_SHARE
         if max(rival, least) < level:
@@ -247,19 +266,15 @@ class KeyIndex:
             return None
         return row_X, (features[row_X].float() @ views.asked_QR.T).amax(1)
 
-    def _scanned_rest(self, search: Search, features: FeatureRows) -> tuple[Tensor, Tensor]:
-        """Positions of experts that are not coded yet, and each question's largest inner product
-        with one of them."""
+    def _scanned_rest(self, search: Search, repository: ExpertRepository) -> Tensor:
+        """Positions of experts that are not coded yet."""
         count, start, found = self.num_experts, 0, [torch.zeros(0, dtype=torch.int64)]
-        for segment_NK in segments_of(features):
+        for segment_NK in segments_of(repository.visual):
             rest_NK = segment_NK[max(0, count - start) :]
             if len(rest_NK):
                 found.append(found_as_stored(search, rest_NK) + max(start, count))
             start += len(segment_NK)
-        rest_U = torch.cat(found)
-        if not len(rest_U):
-            return rest_U, torch.full_like(search.least_Q, -math.inf)
-        return rest_U, (features[rest_U].float() @ search.asked_QR.T).amax(0)
+        return torch.cat(found)
 
 
 def _coded(codebook: Codebook, features: FeatureRows, row_X: Tensor) -> Codes:

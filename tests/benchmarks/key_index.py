@@ -169,7 +169,7 @@ class Banked(NamedTuple):
         features = Features(visual_BVR, torch.zeros_like(visual_BVR), nearest, same)
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         search = search_of(features, config, offset)
-        found_U = self.coded.find(search, visual) if is_indexed else None
+        found_U = self.coded.find(search, self.bank, config) if is_indexed else None
         if found_U is None:
             found_U = scan(search, self.scanned)
         search_s = time.perf_counter() - wall_s

@@ -90,7 +90,7 @@ def index_of(repository: ExpertRepository, before: KeyIndex | None = None) -> Ke
 
 
 def found(index: KeyIndex, search: Search, repository: ExpertRepository) -> Tensor:
-    position_U = index.find(search, repository.visual)
+    position_U = index.find(search, repository, CONFIG)
     assert position_U is not None
     return position_U
 
@@ -186,7 +186,7 @@ def test_where_so_many_are_similar_that_a_scan_is_as_fast_there_is_no_answer(
     images[:2900] = images[0]
     bank = bank_of(images, first=COUNT)
     index = index_of(bank, index_of(bank_of(units(1, COUNT))))
-    assert index.find(search_for(images[:1], 0.9), bank.visual) is None
+    assert index.find(search_for(images[:1], 0.9), bank, CONFIG) is None
     alone = found(index, search_for(images[2950:2951], 0.9), bank)
     assert alone.tolist() == [2950]
 
@@ -210,14 +210,33 @@ def test_runners_up_are_found_where_something_may_be_kept() -> None:
     assert not len(found(index, nothing, bank))
 
 
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_a_removed_edit_or_the_very_image_hides_no_runner_up(
+    monkeypatch: pytest.MonkeyPatch, is_removed: bool
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_COSINE", 2)  # runners-up are found apart
+    monkeypatch.setattr(module, "_MARGIN", 0.5)  # and not by chance
+    images = units(0, COUNT)
+    asked_QR = units(1, 1)
+    for place, cosine in enumerate((0.95 if is_removed else 1.0, 0.67, 0.37), 7):
+        other_R = units(2 + place, 1)[0]
+        other_R = functional.normalize(other_R - (other_R @ asked_QR[0]) * asked_QR[0], dim=0)
+        images[place] = cosine * asked_QR[0] + (1 - cosine**2) ** 0.5 * other_R
+    bank = bank_of(images)
+    if is_removed:
+        bank = replace(bank, held_N=torch.arange(COUNT) != 7)
+    search = search_for(asked_QR, 0.3, keep=0.6, offset=0.4)
+    assert {8, 9} <= set(found(index_of(bank), search, bank).tolist())
+
+
 def test_an_edit_that_is_not_coded_yet_may_be_kept_as_well() -> None:
     images = units(0, COUNT)
     asked_QR = units(1, 1)
     images[7] = functional.normalize(asked_QR[0] + 0.7 * units(2), dim=0)
     growing = GrowingRepository(bank_of(images))
     index = index_of(growing.snapshot())
-    last = replace(expert(0), visual_feature_QM=asked_QR)
-    growing.add([last])
+    near_1R = functional.normalize(asked_QR + 0.2 * units(3, 1), dim=1)
+    growing.add([replace(expert(0), visual_feature_QM=near_1R)])
     search = search_for(asked_QR, 0.75, keep=0.9, offset=0.4)
     assert found(index, search, growing.snapshot()).tolist() == [7, COUNT]
 
