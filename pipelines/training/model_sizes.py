@@ -19,6 +19,7 @@ from liveedit_core.backbones.families import (
     family_of,
     tokens_per_image,
 )
+from liveedit_core.backbones.image_tower import ImageTower
 from liveedit_core.backbones.prompt_encoder import EMBEDDING_SIZE
 from liveedit_core.backbones.prompts import REFERENCE_SIDE
 from liveedit_core.backbones.protocol import Backbone
@@ -80,7 +81,7 @@ def generator_config(
         fields["num_sentinels"] = min(model.num_sentinels, num_entities)
         fields["nearest_sentinels"] = min(model.nearest_sentinels, fields["num_sentinels"])
         tower = getattr(backbone, "image_tower", None)
-        if model.visual_filter == "runner_up" and tower is not None and tower.turned:
+        if model.visual_filter == "runner_up" and isinstance(tower, ImageTower) and tower.turned:
             fields["turned_levels"] = tuple((level.width, level.grid) for level in tower.levels)
     else:
         for name in ("visual_rank", "num_sentinels", "nearest_sentinels", "visual_gate"):
