@@ -52,7 +52,7 @@ class EditedQuery(NamedTuple):
         )
 
 
-def bound(answers: dict[EditedQuery, Any]) -> None:
+def clear_if_full(answers: dict[EditedQuery, Any]) -> None:
     """Forget all when there are too many."""
     if len(answers) > MAX_SHARED_ANSWERS:
         answers.clear()

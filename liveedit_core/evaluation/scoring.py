@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import Backbone, Residual
-from liveedit_core.evaluation.edited_answers import EditedQuery, bound, matrix_digests
+from liveedit_core.evaluation.edited_answers import EditedQuery, clear_if_full, matrix_digests
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
     TEACHER_FORCED,
@@ -276,7 +276,7 @@ class CaseScorer(ProbePreparer):
         again."""
         asked = [_Asked(NOTHING_KEPT, ())] * len(probes)
         digests: dict[str, bytes] = {}
-        bound(self._ids)
+        clear_if_full(self._ids)
         for chosen in self._batches(editor, probes):
             states = [probes[i].states for i in chosen]
             routing = editor.route(states)
@@ -322,7 +322,7 @@ class CaseScorer(ProbePreparer):
             i: EditedQuery.of(probes[i].question, asked[i].routing, digests, max_new_tokens)
             for i in is_open
         }
-        bound(self._texts)
+        clear_if_full(self._texts)
         new = [i for i, key in keys.items() if key not in self._texts]
 
         def route_once(index: Sequence[int], states: Sequence[LayerStates]) -> Residual | None:
