@@ -6,7 +6,7 @@
 
 cold_edit        an edit of an image that was never seen (`EditedModel.edit`)
 scan             one question routed over all of a large bank, keys of images and noisy copies
-rescoring        cases whose states are cached, scored against a bank with other edits, per case
+rescoring        cases that a process scored before, scored against a bank that lacks other edits
 free_generation  free answers to the questions of an evaluation, in its units; texts are compared
 lifelong         `lifelong_edit.py` edits cases and evaluates them once, per case; a quarter freely
 teaching         `lifelong_edit.py` teaches requests, almost without evaluation, per edit

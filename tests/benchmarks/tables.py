@@ -38,7 +38,8 @@ AGAINST_OLDER = {
         "{100_000[times_faster]:.1f} times as fast",
     ),
     "rescoring": (
-        "a case whose states are cached, scored against another bank",
+        "a case that the same process scored before, scored against a bank that lacks another "
+        "tenth of the edits",
         "{float32[times_faster]:.2f} times as fast, {default[times_faster]:.2f} with a bank of "
         "refined edits",
     ),
