@@ -35,13 +35,21 @@ def chosen_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def chosen_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype in which a model computes; "auto" is bfloat16 on GPUs that have it, else float32,
-    which is faster than 16 bits on most CPUs."""
+def chosen_dtype(name: str, device: torch.device, *, is_packed: bool = False) -> torch.dtype:
+    """The dtype in which a model computes; "auto" is bfloat16 on GPUs that have it and, for packed
+    layers, on CPUs that do; else float32, which plain layers compute faster on most CPUs."""
     if name != "auto":
         return getattr(torch, name)  # type: ignore[no-any-return]
-    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    has_bfloat16 = has_native_bfloat16(device) and (is_packed or device.type == "cuda")
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies matrices in bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def keep_freed_memory() -> None:

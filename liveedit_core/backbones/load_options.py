@@ -31,7 +31,9 @@ class LoadOptions(Settings):
     the model computes in."""
     compute_dtype: ComputeDtype = "auto"
     """dtype in memory; "auto" is `dtype`, or where that is no float bfloat16 on GPUs that have it
-    and float32 elsewhere."""
+    and, for the built-in model, on CPUs that do; else float32."""
+    keeps_float32: bool = False
+    """Whether "auto" is float32 on every CPU: small steps of a training are lost in bfloat16."""
     device: Device = "auto"
     """"cpu", "cuda", "cuda:1"; "auto": the first GPU that this process sees, else the CPU; or
     "spread": layers over all GPUs, then the CPU (accelerate)."""

@@ -134,7 +134,8 @@ def load_builtin_backbone(
     folder = builtin_checkpoint(cache_dir, say)
     device = chosen_device(options.device)
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
-    dtype = chosen_dtype(options.dtype_in_memory, device)
+    can_be_bfloat16 = not options.keeps_float32 and torch.backends.mkldnn.is_available()
+    dtype = chosen_dtype(options.dtype_in_memory, device, is_packed=can_be_bfloat16)
     for parameter in (*model.model.language_model.parameters(), *model.lm_head.parameters()):
         parameter.data = parameter.data.to(dtype)
     model.model.vision_tower = folded(model.model.vision_tower)

@@ -53,7 +53,7 @@ def tune_on(recipe: CompareRecipe, cases: Sequence[Case], say: Say) -> dict[str,
 def load_models(recipe: CompareRecipe) -> tuple[VisionLanguageBackbone, Generators]:
     """The backbone, and the generators that editors need."""
     options = recipe.backbone.options(recipe.benchmark.protocol)
-    options = options.with_changes(batch_size=recipe.batch_size)
+    options = options.with_changes(batch_size=recipe.batch_size, keeps_float32=True)
     folders = {row: folder for row, _, folder in names_of(recipe.generators)}
     if recipe.needs_generator:
         folders = {OWN: recipe.generator} | folders

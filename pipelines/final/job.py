@@ -76,7 +76,7 @@ def final_numbers(recipe: FinalNumbersRecipe, console: Console) -> tuple[dict[st
     edited = _edit(editing, cases, console)
     if edited.outcome.was_stopped:
         return {}, True
-    editor = _editor(generator, recipe.refine)
+    editor = _editor(generator, recipe)
     large: list[ProbeResult] = []
     if recipe.large_bank:
         requests = _large_bank(cases, recipe.large_bank)
@@ -117,9 +117,10 @@ def check_same_cases(folder: Path, cases: Sequence[Case], large_bank: int) -> No
         )
 
 
-def _editor(generator: LiveEditGenerator, refine: RefineSection) -> Editor:
+def _editor(generator: LiveEditGenerator, recipe: FinalNumbersRecipe) -> Editor:
     """As the job edits: what it writes is verified and refined."""
-    backbone = load_named_backbone(BUILTIN, generator.config.load_options(LoadOptions()))
+    refine, options = recipe.refine, LoadOptions(compute_dtype=recipe.evaluation.compute_dtype)
+    backbone = load_named_backbone(BUILTIN, generator.config.load_options(options))
     refiner = refiner_for(backbone, generator, refine)
     form_writer = form_writer_for(backbone, generator, refiner, refine)
     nothing = ExpertRepository.empty(generator.config)
@@ -137,7 +138,9 @@ def _editing_recipe(
         seed=recipe.seed,
         requests=RequestsSection(limit=recipe.max_cases),
         benchmark=section,
-        generator=GeneratorSection(checkpoint=recipe.generator),
+        generator=GeneratorSection(
+            checkpoint=recipe.generator, compute_dtype=recipe.evaluation.compute_dtype
+        ),
         bank=BankSection(name="final", window_edits=100),
         evaluation=EvaluationSection(at=(), curve_at=recipe.curve_at, **shared),
         refine=recipe.refine,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from liveedit_core.backbones.load_options import ComputeDtype
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.method.config import RefineSection
 from liveedit_core.settings import Count, List, Name, PositiveInt, Seed, Text
@@ -19,6 +20,8 @@ class FinalScoringSection(ScoringSection):
 
     num_workers: PositiveInt = 2
     num_cpus: float = 0.5
+    compute_dtype: ComputeDtype = "float32"
+    """Of writing too; one that every processor has, so that numbers do not depend on it."""
     free_generation_cases: Count = 0
 
 

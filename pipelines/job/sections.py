@@ -184,8 +184,9 @@ class ActorSection(Settings):
     """Where the stage computes: "cpu", "cuda", "spread" (layers over the actor's GPUs and the CPU),
     or "auto": the GPU that is reserved for the actor, else the CPU."""
     compute_dtype: ComputeDtype = "auto"
-    """dtype of the model in memory: "float32", "bfloat16", "float16", or "auto": bfloat16 on GPUs
-    that have it and float32 elsewhere, where `backbone.dtype` names none."""
+    """dtype of the model in memory: "float32", "bfloat16", "float16", or "auto": where
+    `backbone.dtype` names none, bfloat16 on GPUs that have it and, for the built-in model, on CPUs
+    that do; else float32."""
     node_resource: str = ""
     """Custom Ray resource that marks the nodes to run on; empty for any node."""
 

@@ -72,6 +72,7 @@ def training_models(recipe: TrainRecipe) -> ModelNames:
     options = options.with_changes(
         has_prompt_encoder=recipe.model.prompt_source == "sentences",
         has_image_views=recipe.model.visual_filter == "runner_up",
+        keeps_float32=True,
     )
     return ModelNames(backbone=recipe.backbone.name, generator="", options=options)
 

@@ -220,7 +220,7 @@ def train_editor(recipe: TrainEditorRecipe, say: Say = print) -> Path:
     from pipelines.job.accepted_cases import accepted_cases, answer_alone, on_cases
     from pipelines.job.cases import load_training_cases
 
-    options = recipe.backbone.options(recipe.benchmark.protocol)
+    options = recipe.backbone.options(recipe.benchmark.protocol).with_changes(keeps_float32=True)
     backbone = load_named_backbone(recipe.backbone.name, options, builtin_batch_size=32)
     cases = load_training_cases(recipe.benchmark, recipe.data.cases)
     if recipe.data.cases or recipe.benchmark.is_published:

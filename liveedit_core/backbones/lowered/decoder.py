@@ -1,9 +1,9 @@
 """Llama's decoder layers without modules, over sequences of any lengths that lie end to end.
 
 Nothing is padded, no module is called, and activations, factors and residuals are fused into the
-products. All but attention works row by row, and attention sequence by sequence. oneDNN's products
-in float32 give a row the same bits whatever rows lie beside it, so what comes out for a sequence
-then does not depend on the others (`has_own_bits`, which compares).
+products. All but attention works row by row, and attention sequence by sequence. As products give a
+row the same bits whatever rows lie beside it (`PackedLinear.apart`), what comes out for a sequence
+does not depend on the others (`has_own_bits`, which compares).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from liveedit_core.backbones.lowered.packed_linear import PackedLinear, can_be_packed
+from liveedit_core.backbones.lowered.packed_linear import PackedLinear, can_be_packed, padded
 from liveedit_core.states import Span
 
 
@@ -39,8 +39,11 @@ class LoweredDecoder:
 
     def __call__(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Hidden states [T, D] of each sequence, from those before these layers."""
+        hidden_XD = padded(torch.cat(list(parts)).to(self._head.weight.dtype))
         lengths = [len(part) for part in parts]
-        hidden_XD = torch.cat(list(parts))
+        num_rows = sum(lengths)
+        if num_rows < len(hidden_XD):
+            lengths.append(len(hidden_XD) - num_rows)
         tables_1TH = self._rotary(hidden_XD, torch.arange(max(lengths))[None])
         rotation = [
             torch.cat([table_1TH[0, :length] for length in lengths])[:, None]
@@ -48,7 +51,7 @@ class LoweredDecoder:
         ]
         for layer in self._layers:
             hidden_XD = layer(hidden_XD, rotation, lengths)
-        return list(hidden_XD.split(lengths))
+        return list(hidden_XD.split(lengths))[: len(parts)]
 
     def logits(self, parts: Sequence[Tensor], spans: Sequence[Span]) -> list[Tensor]:
         """The same layers, then norm and head at the positions that predict each span and its end,
@@ -57,8 +60,9 @@ class LoweredDecoder:
         rows = [
             seen_TD[start - 1 : stop] for seen_TD, (start, stop) in zip(done, spans, strict=True)
         ]
-        logits_XV: Tensor = self._head.fused(_normed(self._norm, torch.cat(rows))).float()
-        return list(logits_XV.split([len(part) for part in rows]))
+        normed_XD = _normed(self._norm, padded(torch.cat(rows)))
+        lengths = [len(part) for part in rows]
+        return list(self._head.apart(normed_XD)[: sum(lengths)].float().split(lengths))
 
 
 def _is_known(layer: Any) -> bool:
@@ -96,18 +100,18 @@ class _Layer:
     ) -> Tensor:
         normed_XD = _normed(self._norms[0], hidden_XD)
         query, key, value_XNH = (
-            part.fused(normed_XD).unflatten(-1, (-1, self._head_size)) for part in self._inner
+            part.apart(normed_XD).unflatten(-1, (-1, self._head_size)) for part in self._inner
         )
         parts = [
             part_XNH.split(lengths)
             for part_XNH in (_turned(query, rotation), _turned(key, rotation), value_XNH)
         ]
         seen_XD = torch.cat([self._attended(*own) for own in zip(*parts, strict=True)])
-        hidden_XD = self._outer.fused(seen_XD, "add", hidden_XD)
+        hidden_XD = self._outer.apart(seen_XD, "add", hidden_XD)
         normed_XD = _normed(self._norms[1], hidden_XD)
-        gate_XI = self._gate.fused(normed_XD, "swish")
-        down_XD: Tensor = self._down.fused(
-            self._up.fused(normed_XD, "mul", gate_XI), "add", hidden_XD
+        gate_XI = self._gate.apart(normed_XD, "swish")
+        down_XD: Tensor = self._down.apart(
+            self._up.apart(normed_XD, "mul", gate_XI), "add", hidden_XD
         )
         return down_XD
 

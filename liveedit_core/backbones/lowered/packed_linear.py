@@ -19,6 +19,8 @@ _ROWS = 16
 """Of the products that the format is chosen for; others are right too."""
 _COMPARED_ROWS = (130, 65, 27, 7, 3, 2)
 """Of the products that `has_own_bits` compares."""
+_ROWS_APART = 64
+"""Of every product of `apart` in bfloat16, where kernels differ with the number of rows."""
 _PAGE_OUT = 21
 """MADV_PAGEOUT, which never loses data; a kernel before 5.4 refuses it."""
 
@@ -58,16 +60,29 @@ class PackedLinear(nn.Linear):
         )
         return found
 
+    def apart(self, values_XI: Tensor, what: str = "none", other: Tensor | None = None) -> Tensor:
+        """As `fused`, of rows that were `padded`: each has the same bits beside any others."""
+        if self.weight.dtype == torch.float32:
+            return self.fused(values_XI, what, other)
+        chunks = values_XI.split(_ROWS_APART)
+        others = [None] * len(chunks) if other is None else other.split(_ROWS_APART)
+        pairs = zip(chunks, others, strict=True)
+        return torch.cat([self.fused(chunk, what, beside) for chunk, beside in pairs])
+
     @property
     def has_own_bits(self) -> bool:
-        """Whether a row of `fused` has the same bits beside any number of others; kernels for one
-        row alone differ. So it is in float32 on the processors seen, and not in bfloat16."""
+        """Whether `apart` keeps its word, as it does on the processors seen; in float32 kernels for
+        one row alone differ."""
         if self._has_own_bits is None:
             drawer = torch.Generator().manual_seed(0)
             values_XI = torch.randn(_COMPARED_ROWS[0], self.in_features, generator=drawer)
             values_XI = values_XI.to(self.weight.dtype)
-            whole, *parts = [self.fused(values_XI[:rows]) for rows in _COMPARED_ROWS]
-            self._has_own_bits = all(torch.equal(part, whole[: len(part)]) for part in parts)
+            whole, *parts = [self.apart(padded(values_XI[-rows:])) for rows in _COMPARED_ROWS]
+            whole = whole[: _COMPARED_ROWS[0]]
+            self._has_own_bits = all(
+                torch.equal(part[:rows], whole[-rows:])
+                for part, rows in zip(parts, _COMPARED_ROWS[1:], strict=True)
+            )
         return self._has_own_bits
 
     def packed_weight(self) -> Tensor:
@@ -78,6 +93,12 @@ class PackedLinear(nn.Linear):
             known = self._packed = packed, state
             _page_out(self.weight)
         return known[0]
+
+
+def padded(values_XI: Tensor) -> Tensor:
+    """With the rows of zeros that `PackedLinear.apart` asks for."""
+    missing = 0 if values_XI.dtype == torch.float32 else -len(values_XI) % _ROWS_APART
+    return functional.pad(values_XI, (0, 0, 0, missing)) if missing else values_XI
 
 
 def _page_out(weight: Tensor) -> None:

@@ -23,9 +23,11 @@ INPUTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def packed() -> Iterator[VisionLanguageBackbone]:
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
+def packed(request: pytest.FixtureRequest) -> Iterator[VisionLanguageBackbone]:
     plain = tiny_backbone.__wrapped__()
+    for part in (plain.model.model.language_model, plain.model.lm_head):
+        part.to(request.param)
     pack_linear_layers(plain.model)
     with plain_convolutions():
         yield VisionLanguageBackbone(
@@ -51,14 +53,15 @@ def test_layers_without_modules_give_what_modules_give(packed: VisionLanguageBac
     lowered = packed.lowered(0, EDIT_LAYER + 1)
     assert lowered is not None
     assert lowered.has_own_bits
+    error = 1e-4 if packed.dtype == torch.float32 else 3e-2
     states = packed.encode(INPUTS)
     for item, state in zip(INPUTS, states, strict=True):
         (by_modules_TD,) = packed.hidden_of([item])
-        assert torch.allclose(state.hidden_TD, by_modules_TD, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(state.hidden_TD, by_modules_TD.float(), rtol=error, atol=error)
     groups = edited(states)
     for (found,), (one,) in zip(logits_apart(packed, groups), groups, strict=True):
         (logits,) = packed.target_logits([one.states], one.hidden_TD[None], has_end=True)
-        assert torch.allclose(found, logits, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(found, logits, rtol=error, atol=error)
 
 
 @needs_packing
