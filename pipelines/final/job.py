@@ -20,7 +20,6 @@ from liveedit_core.builtin.backbone import BUILTIN, builtin_generator_folder, lo
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.errors import ConfigError
 from liveedit_core.evaluation.probes import ProbeResult
-from liveedit_core.method.config import RefineSection
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.forms.writing import form_writer_for
 from liveedit_core.method.generator import LiveEditGenerator, load_generator

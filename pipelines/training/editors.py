@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.baselines.trained.checkpoint import (
     TrainedFacts,
@@ -57,7 +58,7 @@ def prepare_data(
     models = ModelNames(
         backbone=recipe.backbone.name,
         generator="",
-        options=recipe.backbone.options(recipe.benchmark.protocol),
+        options=_options(recipe),
     )
     cache = open_cache(recipe.states, recipe.run_root, backbone)
     source = training_source(cache, backbone, models)
@@ -214,14 +215,17 @@ class EditorTrainer:
         save_rival(self.rival, facts, folder)
 
 
+def _options(recipe: TrainEditorRecipe) -> LoadOptions:
+    return recipe.backbone.options(recipe.benchmark.protocol).with_changes(keeps_float32=True)
+
+
 def train_editor(recipe: TrainEditorRecipe, say: Say = print) -> Path:
     """Prepare the data, train, and write the trained part; its folder."""
     from liveedit_core.builtin.backbone import load_named_backbone
     from pipelines.job.accepted_cases import accepted_cases, answer_alone, on_cases
     from pipelines.job.cases import load_training_cases
 
-    options = recipe.backbone.options(recipe.benchmark.protocol).with_changes(keeps_float32=True)
-    backbone = load_named_backbone(recipe.backbone.name, options, builtin_batch_size=32)
+    backbone = load_named_backbone(recipe.backbone.name, _options(recipe), builtin_batch_size=32)
     cases = load_training_cases(recipe.benchmark, recipe.data.cases)
     if recipe.data.cases or recipe.benchmark.is_published:
         cases = accepted_cases(cases, backbone, say)
