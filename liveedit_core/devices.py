@@ -47,7 +47,7 @@ def chosen_dtype(name: str, device: torch.device, *, is_packed: bool = False) ->
 def has_native_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies matrices in bfloat16."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 

@@ -95,6 +95,7 @@ Step = Callable[[int], dict[str, Any]]
 PLAIN, DEFAULT = Row("float32"), Row("default", refine="auto")
 BFLOAT16 = Row("bfloat16", dtype="bfloat16")
 BFLOAT16_DEFAULT = Row("bfloat16_default", dtype="bfloat16", refine="auto")
+ALL = (PLAIN, BFLOAT16, DEFAULT, BFLOAT16_DEFAULT)
 
 
 def write_cases(folder: Path) -> None:
@@ -254,12 +255,12 @@ def free_generation(row: Row, folder: Path) -> Step:
 LIFELONG = (f"requests.cases={{folder}}/{CASES}", "evaluation.free_generation_cases={quarter}")
 TEACHING = (f"requests.path={{folder}}/{REQUESTS}", "evaluation.max_cases=1")
 CLAIMS = {
-    "cold_edit": Claim((PLAIN, BFLOAT16, DEFAULT, BFLOAT16_DEFAULT), 10, cold_edit),
+    "cold_edit": Claim(ALL, 10, cold_edit),
     "scan": Claim((Row("100_000", size=100_000), Row("1_000_000", size=1_000_000)), 10, scan),
     "rescoring": Claim((PLAIN, DEFAULT), 4, rescoring),
     "free_generation": Claim((PLAIN, BFLOAT16), 2, free_generation),
-    "lifelong": Claim((PLAIN, DEFAULT), 1, settings=LIFELONG, sizes=(8, 32)),
-    "teaching": Claim((PLAIN, DEFAULT), 1, settings=TEACHING, sizes=(25, 125)),
+    "lifelong": Claim(ALL, 1, settings=LIFELONG, sizes=(8, 32)),
+    "teaching": Claim(ALL, 1, settings=TEACHING, sizes=(25, 125)),
 }
 
 
@@ -308,6 +309,8 @@ class Jobs:
         self._settings = [*self._claim.settings, "requests.limit={size}", "evaluation.at=[{size}]"]
         if has_refining(checkout):
             self._settings += [f"refine.mode={row.refine}", "edits.weak=commit"]
+            stages = ("generator", "evaluation")
+            self._settings += [f"{stage}.compute_dtype={row.dtype}" for stage in stages]
 
     def round(self, number: int) -> dict[str, Any]:
         runs = []

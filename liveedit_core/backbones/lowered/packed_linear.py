@@ -19,7 +19,7 @@ _ROWS = 16
 """Of the products that the format is chosen for; others are right too."""
 _COMPARED_ROWS = (130, 65, 27, 7, 3, 2)
 """Of the products that `has_own_bits` compares."""
-_ROWS_APART = 64
+_ROWS_APART = 32
 """Of every product of `apart` in bfloat16, where kernels differ with the number of rows."""
 _PAGE_OUT = 21
 """MADV_PAGEOUT, which never loses data; a kernel before 5.4 refuses it."""
@@ -62,7 +62,7 @@ class PackedLinear(nn.Linear):
 
     def apart(self, values_XI: Tensor, what: str = "none", other: Tensor | None = None) -> Tensor:
         """As `fused`, of rows that were `padded`: each has the same bits beside any others."""
-        if self.weight.dtype == torch.float32:
+        if self.weight.dtype == torch.float32 or len(values_XI) == _ROWS_APART:
             return self.fused(values_XI, what, other)
         chunks = values_XI.split(_ROWS_APART)
         others = [None] * len(chunks) if other is None else other.split(_ROWS_APART)

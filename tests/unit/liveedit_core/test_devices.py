@@ -33,6 +33,7 @@ from liveedit_core.baselines.settings import (
 )
 from liveedit_core.baselines.tensor_experts import TensorExperts
 from liveedit_core.baselines.wise import Wise
+from liveedit_core.builtin.backbone import load_builtin_backbone
 from liveedit_core.devices import CPU, chosen_device, chosen_dtype, moved
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.errors import ConfigError
@@ -308,6 +309,20 @@ def test_auto_is_the_gpu_in_bfloat16_where_there_is_one(gpu: None) -> None:
     assert chosen_dtype("auto", CUDA) == torch.bfloat16
     assert chosen_dtype("auto", CPU) == torch.float32
     assert chosen_dtype("float16", CPU) == torch.float16
+
+
+@pytest.mark.parametrize("capability", ["amx_bf16", "avx512_bf16", ""])
+def test_packed_layers_are_in_bfloat16_where_the_cpu_has_it(
+    monkeypatch: pytest.MonkeyPatch, capability: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, capability: True})
+    expected = torch.bfloat16 if capability else torch.float32
+    assert chosen_dtype("auto", CPU, is_packed=True) == expected
+    assert chosen_dtype("float32", CPU, is_packed=True) == torch.float32
+    assert load_builtin_backbone().dtype == expected
+    if capability == "amx_bf16":
+        trained = load_builtin_backbone(options=LoadOptions(keeps_float32=True))
+        assert trained.dtype == torch.float32
 
 
 def test_auto_is_float32_where_a_gpu_lacks_bfloat16() -> None:

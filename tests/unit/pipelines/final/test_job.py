@@ -112,7 +112,8 @@ def test_the_large_bank_is_written_as_the_job_writes(monkeypatch: pytest.MonkeyP
     def load(name: str, options: LoadOptions | None = None) -> VisionLanguageBackbone:
         assert options is not None
         assert options.has_prompt_encoder
+        assert options.compute_dtype == "float32"
         return tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
 
     monkeypatch.setattr(job, "load_named_backbone", load)
-    assert job._editor(tiny_generator(config), RefineSection()).refiner is not None
+    assert job._editor(tiny_generator(config), FinalNumbersRecipe()).refiner is not None
