@@ -16,6 +16,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from liveedit_core.backbones.apart import EditedStates, logits_apart
+from liveedit_core.backbones.apart import EditedStates, encode_apart, logits_apart
 from liveedit_core.backbones.protocol import Backbone, BackboneInput
 from liveedit_core.method.config import RefineSection
 from liveedit_core.method.expert import Expert
@@ -168,8 +169,9 @@ class Refiner:
                 self._draft(*part)
                 for part in zip(experts[together], edits[together], states[together], strict=True)
             ]
-            verified = self._first_answers(drafts)
-            done += [self._refined(*part) for part in zip(drafts, verified, strict=True)]
+            first = self._first_answers(drafts)
+            parts = zip(drafts, first, self._unlike(drafts, first), strict=True)
+            done += [self._refined(*part) for part in parts]
         self.seconds += time.perf_counter() - start_s
         return done
 
@@ -190,6 +192,23 @@ class Refiner:
             for draft, logits in zip(drafts, found, strict=True)
         ]
 
+    def _unlike(
+        self, drafts: Sequence[Draft], first: Sequence[list[Answer]]
+    ) -> list[list[Question]]:
+        """The unlike question of each expert that takes steps, encoded together."""
+        is_stepping = [
+            self.is_any(not draft.dropped and _worst(answers).margin < self.margin)
+            for draft, answers in zip(drafts, first, strict=True)
+        ]
+        if not self.has_unlike or not self.max_steps:
+            return [[] for _ in drafts]
+        asked = [
+            _with_prompt(draft.edit, unlike_question(draft.expert.edit_id))
+            for draft in compress(drafts, is_stepping)
+        ]
+        states = iter(encode_apart(self.backbone, asked))
+        return [[Question(next(states), weight=1.0)] if steps else [] for steps in is_stepping]
+
     def _wordings(self, edit: BackboneInput, own: LayerStates) -> list[LayerStates]:
         """The edit as a question in its own words, then in the others."""
         states, others = [own], list(edit.also_asked)
@@ -202,7 +221,7 @@ class Refiner:
 
     def _encoded(self, edit: BackboneInput, prompt: str) -> LayerStates:
         """The edit with another prompt."""
-        (state,) = self.backbone.encode([replace(edit, prompt=prompt, also_asked=())])
+        (state,) = self.backbone.encode([_with_prompt(edit, prompt)])
         return state
 
     def _routed(
@@ -226,9 +245,10 @@ class Refiner:
             return questions, ""
         return questions, "gate" if routing.passed_BN.all() else "filter"
 
-    def _refined(self, draft: Draft, first: Sequence[Answer]) -> Expert:
-        """The expert after the steps it needs; a settled one only takes part in those of others."""
-        expert, edit, questions, dropped = draft
+    def _refined(self, draft: Draft, first: Sequence[Answer], unlike: Sequence[Question]) -> Expert:
+        """The expert after the steps it needs, all but the first with an unlike question; a settled
+        one only takes part in those of others."""
+        expert, _, questions, dropped = draft
         num_target_tokens = len(questions[0].states.target_ids_O)
         outcome = WriteOutcome(state="verified", num_target_tokens=num_target_tokens)
         is_verified = not dropped and _worst(first).margin >= self.margin
@@ -236,7 +256,7 @@ class Refiner:
             return replace(expert, outcome=outcome)
         down_RD, up_RD = with_rank_by_need(expert, outcome.num_target_tokens)
         adam = torch.optim.Adam([down_RD, up_RD], lr=LEARNING_RATE)
-        asked, unlike, is_settled = questions, list[Question](), False
+        asked, is_settled = questions, False
         unlike_margin = min(UNLIKE_MARGIN, self.margin)
         while True:
             with torch.enable_grad():
@@ -275,10 +295,7 @@ class Refiner:
                 else:
                     up_RD.data += step_RD
                 outcome = replace(outcome, steps=outcome.steps + 1)
-            if self.has_unlike and not unlike:
-                states = self._encoded(edit, unlike_question(expert.edit_id))
-                unlike = [Question(states, weight=1.0)]
-                asked = questions + unlike
+            asked = [*questions, *unlike]
 
     def _linear_step(
         self, loss: Tensor, asked: Sequence[Question], down_RD: Tensor, up_RD: Tensor
@@ -346,6 +363,10 @@ def refiner_for(
 def unlike_question(edit_id: str) -> str:
     """A question that most likely asks something else than an edit."""
     return UNLIKE_QUESTIONS[_seed(edit_id) % len(UNLIKE_QUESTIONS)]
+
+
+def _with_prompt(edit: BackboneInput, prompt: str) -> BackboneInput:
+    return replace(edit, prompt=prompt, also_asked=())
 
 
 def _seed(edit_id: str) -> int:

@@ -159,7 +159,7 @@ def test_a_settled_edit_runs_the_forwards_of_unfinished_ones(
     editor: Editor, experts: list[Expert], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a rank of a gang does whose peers are not done."""
-    others: Iterator[bool] = iter([False, True, True, False])  # the first: no more wordings
+    others: Iterator[bool] = iter([False, True, True, True, False])  # no more wordings; steps
     states = editor.backbone.encode([edit_input(REQUESTS[0])])
     refiner = Refiner(
         editor.backbone, editor.generator, max_steps=60, is_any=lambda flag: flag or next(others)
