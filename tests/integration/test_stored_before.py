@@ -21,6 +21,7 @@ from infra.bank.expert_bank import ExpertBank
 from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from infra.tracking.results import ResultsTable
+from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.edited_model import EditedModel, open_model
 from liveedit_core.evaluation.summaries import summarize
@@ -37,6 +38,7 @@ from tests.tiny_backbone import case, tiny_backbone
 FOLDER = Path(__file__).with_name("stored_before")
 GENERATOR = FOLDER / "generator"
 """The built-in one of that commit."""
+FLOAT32 = LoadOptions(compute_dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +176,10 @@ def test_a_tiny_checkpoint_writes_the_same_expert(stored: Path, expected: dict[s
 def test_a_saved_model_and_a_bank_version_answer_as_before(
     stored: Path, bank: ExpertBank, expected: dict[str, Any]
 ) -> None:
-    with open_model(generator=GENERATOR, experts=stored / "model") as model:
+    with open_model(generator=GENERATOR, experts=stored / "model", options=FLOAT32) as model:
         assert list(model.edits) == expected["model_folder"]["edits"]
         assert_same_answers(model, expected["model_folder"]["asked"])
-    with open_model(generator=GENERATOR, experts=load_version(bank, 4)) as model:
+    with open_model(generator=GENERATOR, experts=load_version(bank, 4), options=FLOAT32) as model:
         assert_same_answers(model, expected["bank"]["asked_of_version_4"])
 
 
