@@ -18,7 +18,7 @@ from torch import Tensor
 from liveedit_core.backbones.families import Family, PromptFormat, protocol_digest
 from liveedit_core.backbones.image_tower import ImageTower, PyramidLevel, folded
 from liveedit_core.backbones.load_options import QUANTIZED, LoadOptions, ModelDtype, PromptProtocol
-from liveedit_core.backbones.lowered.packed_linear import pack_linear_layers
+from liveedit_core.backbones.lowered.packed_linear import pack_linear_layers, page_out
 from liveedit_core.backbones.prompt_encoder import load_prompt_encoder
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.devices import chosen_device, chosen_dtype, keep_freed_memory
@@ -137,7 +137,10 @@ def load_builtin_backbone(
     can_be_bfloat16 = not options.keeps_float32 and torch.backends.mkldnn.is_available()
     dtype = chosen_dtype(options.dtype_in_memory, device, is_packed=can_be_bfloat16)
     for parameter in (*model.model.language_model.parameters(), *model.lm_head.parameters()):
-        parameter.data = parameter.data.to(dtype)
+        stored = parameter.data
+        if stored.dtype != dtype:
+            parameter.data = stored.to(dtype)
+            page_out(stored)
     model.model.vision_tower = folded(model.model.vision_tower)
     model = model.to(device)
     pack_linear_layers(model)

@@ -91,7 +91,7 @@ class PackedLinear(nn.Linear):
         if known is None or known[1] != state:
             packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), _ROWS)
             known = self._packed = packed, state
-            _page_out(self.weight)
+            page_out(self.weight)
         return known[0]
 
 
@@ -101,7 +101,7 @@ def padded(values_XI: Tensor) -> Tensor:
     return functional.pad(values_XI, (0, 0, 0, missing)) if missing else values_XI
 
 
-def _page_out(weight: Tensor) -> None:
+def page_out(weight: Tensor) -> None:
     """Let Linux take back the memory of a weight that is mapped from a file; it is read again where
     it is used."""
     if sys.platform != "linux":
