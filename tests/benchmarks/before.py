@@ -64,10 +64,8 @@ child(*sys.argv[2:])
 """
 """The older packages, with these benchmarks."""
 AT_ONCE = 20_000
-KEYS, RESCORED, ANSWERED = 100, 16, 8
-"""Edits that fill the bank which is scanned, and cases of a round."""
-BYTES_PER_EDIT = 18_000
-"""Of both banks."""
+KEYS, RESCORED, ANSWERED, BYTES_PER_EDIT = 100, 16, 8, 18_000
+"""Edits that fill the bank which is scanned; cases of a round; memory of both banks."""
 
 
 class Row(NamedTuple):
@@ -94,8 +92,7 @@ class Claim(NamedTuple):
 Step = Callable[[int], dict[str, Any]]
 PLAIN, DEFAULT = Row("float32"), Row("default", refine="auto")
 BFLOAT16 = Row("bfloat16", dtype="bfloat16")
-BFLOAT16_DEFAULT = Row("bfloat16_default", dtype="bfloat16", refine="auto")
-ALL = (PLAIN, BFLOAT16, DEFAULT, BFLOAT16_DEFAULT)
+ALL = (PLAIN, BFLOAT16, DEFAULT, Row("bfloat16_default", dtype="bfloat16", refine="auto"))
 
 
 def write_cases(folder: Path) -> None:
@@ -309,8 +306,8 @@ class Jobs:
         self._settings = [*self._claim.settings, "requests.limit={size}", "evaluation.at=[{size}]"]
         if has_refining(checkout):
             self._settings += [f"refine.mode={row.refine}", "edits.weak=commit"]
-            stages = ("generator", "evaluation")
-            self._settings += [f"{stage}.compute_dtype={row.dtype}" for stage in stages]
+            for stage in ("generator", "evaluation"):
+                self._settings.append(f"{stage}.compute_dtype={row.dtype}")
 
     def round(self, number: int) -> dict[str, Any]:
         runs = []
@@ -369,8 +366,8 @@ def is_possible(row: Row) -> bool:
     """Whether both banks fit into memory, and the processor multiplies bfloat16 itself."""
     memory = Path("/proc/meminfo").read_text().partition("MemAvailable:")[2]
     has_room = row.size * BYTES_PER_EDIT < 1024 * int(memory.split()[0])
-    has_bfloat16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
-    return has_room and (has_bfloat16 or row.dtype == "float32")
+    cpu = Path("/proc/cpuinfo").read_text()
+    return has_room and (row.dtype == "float32" or "avx512_bf16" in cpu)
 
 
 def main(arguments: list[str] | None = None) -> int:
