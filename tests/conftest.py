@@ -1,5 +1,6 @@
 """Settings that hold for every test; in effect before anything heavy is imported."""
 
+import gc
 import os
 import secrets
 from pathlib import Path
@@ -49,3 +50,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("long")]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (_INTEGRATION not in item.path.parents, item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported out of each later garbage collection, which is a tenth of all work."""
+    gc.collect()
+    gc.freeze()
