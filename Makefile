@@ -49,7 +49,7 @@ $(STAMP):
 		&& $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	rm -f $(VENV)/.ready-*
 	@echo "installing the locked packages into $(VENV): about 7 GB, some minutes the first time"
-	$(PIP) install -qq --no-compile --require-hashes --no-deps -r requirements.lock
+	$(PIP) install -qq --require-hashes --no-deps -r requirements.lock
 	$(PIP) install -qq --no-deps --no-build-isolation -e .
 	touch $@
 
