@@ -23,7 +23,7 @@ from liveedit_core.method.fused_rows import float32_residual
 from liveedit_core.method.generator import LiveEditGenerator
 from liveedit_core.method.key_index import KeyIndex, MissCounter
 from liveedit_core.method.prompt_key import form_logits, form_slots
-from liveedit_core.method.quantized import QuantizedSegment, quantized
+from liveedit_core.method.quantized import Found, QuantizedSegment, quantized
 from liveedit_core.method.refine import Refiner
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.method.routing import (
@@ -263,7 +263,7 @@ class Editor:
         found_U = self._index.find(search, repository, config) if self._index else None
         if found_U is None:
             return answering(scan(search, self.scanned), search, repository, config)
-        listed_U = answering(found_U, search, repository, config)
+        listed_U = answering(Found(found_U), search, repository, config)
         questions = len(features.visual_BQM)
         self.misses.sample(questions, lambda: self._missed(features, listed_U))
         return listed_U
@@ -278,8 +278,8 @@ class Editor:
             self.repository.visual,
         )
         search = search_of(features, config, offset)
-        whole_U = scan(search, as_they_are(visual))
-        whole_U, passed = answering(whole_U, search, self.repository, config), []
+        found = scan(search, as_they_are(visual))
+        whole_U, passed = answering(found, search, self.repository, config), []
         for position_U in (whole_U, listed_U):
             is_passed_BU = compare_images(features, visual[position_U], config, offset).passed_BN
             pairs = is_passed_BU.nonzero()

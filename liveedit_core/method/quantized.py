@@ -6,7 +6,9 @@ with the maxima over a block of rows. So nothing that reaches a similarity is mi
 beyond it is compared by its stored features like the rest. A scan reads a quarter of the bytes of
 float32.
 Numbers are stored 64 larger, 0..127: the same bytes in faiss's scan, which is faster for one row
-of a question, and in a product of matrices in int8, which is faster for more.
+of a question, and in a quantized linear layer, which is faster for more. A pair of products of such
+numbers fits into 16 bits, as processors without VNNI add them. The layer's output is one byte a
+product, a level: 0 below what is asked for, 255 for what is as similar as can be told.
 
 On a GPU rows are in bfloat16, and one product finds them, with a bound of its rounding.
 """
@@ -19,6 +21,7 @@ from itertools import starmap
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,12 +30,18 @@ from liveedit_core.row_lists import RowList, Rows, in_threads
 
 LEAST_EXPERTS = 4096
 """In a segment; smaller ones are scanned as they are."""
-BLOCK_NUMBERS = 2_097_152
-"""Numbers of features that are scanned together, at most: products of all rows of a question read
-them from a processor's second cache."""
+BLOCK_NUMBERS = 33_554_432
+"""Numbers of features that are scanned together, at most: one call, or the task of a thread."""
+LEVELS_AT_ONCE = 4_194_304
+"""Of one call."""
+TOP_LEVEL = 255
 FEW_ROWS = 1
 """Of questions: so many are scanned one by one."""
 _ADDED = 64
+_FAR = 2**30
+"""No product of rounded numbers is as large."""
+_WORD = 8
+"""Levels that are compared with zero together."""
 _TINY = 1e-20
 """Smaller numbers are rounded to zero."""
 _HALF_ROUNDING = 2**-6
@@ -59,6 +68,8 @@ class Questions:
 
     asked_QR: Tensor
     least_Q: Tensor
+    top_Q: Tensor
+    """Inner products from which on levels tell nothing apart; infinite where they need not."""
 
     @cached_property
     def rows(self) -> tuple[AskedRow, ...]:
@@ -78,10 +89,56 @@ class Questions:
         )
 
     @cached_property
-    def rounded_RQ(self) -> Tensor:
-        """int8."""
-        rounded_QR = torch.from_numpy(np.stack([row.rounded_R for row in self.rows]))
-        return rounded_QR.to(torch.int8).T.contiguous()
+    def step_Q(self) -> npt.NDArray[np.float64]:
+        """`level_step` of each."""
+        steps = map(level_step, self.least_Q.tolist(), self.top_Q.tolist())
+        return np.array(list(steps), np.float64)
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """Of the linear layer: whole numbers, packed; zeros where a row of levels is filled up to
+        whole words."""
+        rounded_QR = np.zeros(
+            (-(-len(self.rows) // _WORD) * _WORD, self.asked_QR.shape[1]), np.int8
+        )
+        rounded_QR[: len(self.rows)] = [row.rounded_R for row in self.rows]
+        packed: Tensor = torch.ops.onednn.qlinear_prepack(torch.from_numpy(rounded_QR), None)
+        return packed
+
+
+def level_step(least: float, top: float) -> float:
+    """By how much the inner products of a level may exceed those of the level below; infinite where
+    levels say nothing."""
+    span = top - least
+    return span / (TOP_LEVEL - 1) if 0 < span <= 4 * abs(top) else math.inf
+
+
+class Found(NamedTuple):
+    """Experts that some question may find."""
+
+    position_U: Tensor
+    """int64, on the CPU; some of them twice where nothing more is known."""
+    level_UQ: Tensor | None = None
+    """uint8, where the scan says it: inner products are at most `least + level * level_step`, of
+    `TOP_LEVEL` any."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["Found"]) -> "Found":
+        """Those of parts that follow each other."""
+        if len(parts) == 1:
+            return parts[0]
+        nothing_U = torch.zeros(0, dtype=torch.int64)
+        position_U = torch.cat([nothing_U, *(part.position_U for part in parts)])
+        known = [part.level_UQ for part in parts if part.level_UQ is not None]
+        if not known:
+            return cls(position_U)
+        levels = (
+            known[0].new_full((len(part.position_U), known[0].shape[1]), TOP_LEVEL)
+            if part.level_UQ is None
+            else part.level_UQ
+            for part in parts
+        )
+        return cls(position_U, torch.cat(list(levels)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,31 +168,20 @@ class QuantizedRows:
             error=float((rows_XR - rounded_XR.mul_(scale)).norm(dim=1).max()),
         )
 
-    def reaching(self, asked: Questions) -> Tensor:
-        """Positions of the experts that some question may find, int64 [U], some of them twice."""
-        least = [self._least(row) for row in asked.rows]
-        if len(least) > FEW_ROWS:
-            codes_XR = torch.from_numpy(self.rows.codes).view(torch.int8)
-            products_XQ = torch._int_mm(codes_XR, asked.rounded_RQ).numpy()
-            pairs = zip(least, asked.rows, strict=True)
-            least_Q = np.array([bound + _ADDED * row.total for bound, row in pairs])
-            # Flat arrays are compared in a fifth of the time.
-            least_X = np.tile(least_Q.astype(np.int32), len(products_XQ))
-            place_U = np.flatnonzero(products_XQ.ravel() >= least_X)
-            return torch.from_numpy(place_U // len(least) + self.first)
+    def reaching(self, asked: Questions) -> Found:
         # faiss takes 128 from stored numbers, and finds what is more than a bound.
-        bounds = [
-            bound - (128 - _ADDED) * row.total - 0.5
-            for bound, row in zip(least, asked.rows, strict=True)
-        ]
+        least = [min(max(self.least(row), -_FAR), _FAR) for row in asked.rows]
+        pairs = zip(least, asked.rows, strict=True)
+        bounds = [bound - (128 - _ADDED) * row.total - 0.5 for bound, row in pairs]
         rows = (row.rounded_R for row in asked.rows)
-        return torch.cat([self.rows.reaching(*pair) for pair in zip(rows, bounds, strict=True)])
+        found = [self.rows.reaching(*pair) for pair in zip(rows, bounds, strict=True)]
+        return Found(torch.cat(found))
 
-    def _least(self, row: AskedRow) -> float:
+    def least(self, row: AskedRow) -> int:
         """The product of rounded numbers from which on a row may be found, a whole number."""
         slack = row.error * self.length + row.length * self.error
         least = (row.least - slack) / (row.scale * self.scale)
-        return math.floor(min(max(least - 1e-6 * abs(least), -(2.0**30)), 2.0**30))
+        return math.floor(min(max(least - 1e-6 * abs(least), -1e30), 1e30))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +197,11 @@ class HalfRows:
         length = float(rows_XR.float().norm(dim=1).max())
         return cls(rows_XR=rows_XR.to(torch.bfloat16), length=length)
 
-    def reaching(self, asked: Questions) -> Tensor:
-        """Positions of the experts that some question may find, int64 [U]."""
+    def reaching(self, asked: Questions) -> Found:
         least_Q = asked.least_Q - _HALF_ROUNDING * asked.asked_QR.norm(dim=1) * self.length
         products_XQ = self.rows_XR @ asked.asked_QR.to(torch.bfloat16).T
-        position_U: Tensor = (products_XQ.float() >= least_Q).any(1).nonzero().flatten()
-        return position_U
+        position_U = (products_XQ.float() >= least_Q).any(1).nonzero().flatten()
+        return Found(position_U.cpu())
 
 
 @dataclass(frozen=True)
@@ -198,18 +243,56 @@ def quantized(
     )
 
 
-def found_in(segments: Sequence[QuantizedSegment], asked: Questions) -> list[Tensor]:
-    """Of each segment that has blocks, positions of the experts that some question finds and of
-    others that are nearly as similar, int64 [U], some of them twice."""
+def found_in(segments: Sequence[QuantizedSegment], asked: Questions) -> list[Found]:
+    """What some question finds in each segment that has blocks, and others that are nearly as
+    similar."""
     tasks = [(number, block) for number, part in enumerate(segments) for block in part.blocks]
-    if len(asked.asked_QR) > FEW_ROWS or asked.asked_QR.device.type != "cpu":
+    blocks = [block for _, block in tasks]
+    if asked.asked_QR.device.type != "cpu":
+        reached = [block.reaching(asked) for block in blocks]
+    elif len(asked.asked_QR) > FEW_ROWS:
         # A product uses all threads.
-        reached = [block.reaching(asked) for _, block in tasks]
+        reached = levelled([block for block in blocks if isinstance(block, QuantizedRows)], asked)
     else:
         _ = asked.rows  # for all threads
-        reached = in_threads(lambda task: task[1].reaching(asked), tasks)
-    parts: dict[int, list[Tensor]] = {}
-    for (number, _), position_U in zip(tasks, reached, strict=True):
-        parts.setdefault(number, []).append(position_U)
-    nothing_U = [torch.zeros(0, dtype=torch.int64)]
-    return [torch.cat(parts.get(number, nothing_U)).cpu() for number in range(len(segments))]
+        reached = in_threads(lambda block: block.reaching(asked), blocks)
+    parts: list[list[Found]] = [[] for _ in segments]
+    for (number, _), found in zip(tasks, reached, strict=True):
+        parts[number].append(found)
+    return [Found.joined(some) for some in parts]
+
+
+def levelled(blocks: Sequence[QuantizedRows], asked: Questions) -> list[Found]:
+    """By a linear layer, in which what reaches the least product has level 1."""
+    if not blocks:
+        return []
+    least_BQ = np.array([[block.least(row) for row in asked.rows] for block in blocks], np.float64)
+    total_Q, unit_Q = (np.array([row[part] for row in asked.rows]) for part in (1, 2))
+    unit_BQ = np.array([[block.scale] for block in blocks]) * unit_Q
+    is_told_Q = np.isfinite(asked.step_Q)
+    gain_BQ = np.where(is_told_Q, unit_BQ / asked.step_Q, 1.0)
+    bias_BQ = (1 - gain_BQ * (least_BQ + _ADDED * total_Q)).clip(-_FAR, _FAR)
+    missing = ((0, 0), (0, -len(asked.rows) % _WORD))
+    gain_BQ = np.pad(gain_BQ, missing).astype(np.float32)
+    bias_BQ = np.pad(bias_BQ, missing, constant_values=-_FAR).astype(np.float32)
+    zero_Q = torch.zeros(gain_BQ.shape[1], dtype=torch.int64)
+    found: list[Found] = []
+    for block, gain_Q, bias_Q in zip(
+        blocks, torch.from_numpy(gain_BQ), torch.from_numpy(bias_BQ), strict=True
+    ):
+        parts, start = [], block.first
+        for codes_XR in torch.from_numpy(block.rows.codes).split(LEVELS_AT_ONCE // len(zero_Q)):
+            level_XQ = torch.ops.onednn.qlinear_pointwise(
+                *(codes_XR, 1.0, 0, asked.weight, gain_Q, zero_Q, bias_Q),
+                *(1.0, 0, torch.uint8, "none", [], ""),
+            ).numpy()
+            words_XW = level_XQ.view(np.int64)
+            # numpy finds what is not zero in a fraction of torch's time.
+            row_U = np.flatnonzero(words_XW)
+            if words_XW.shape[1] > 1:
+                row_U = np.unique(row_U // words_XW.shape[1])
+            level_UQ = level_XQ[row_U, : len(asked.rows)]
+            parts.append(Found(torch.from_numpy(row_U + start), torch.from_numpy(level_UQ)))
+            start += len(codes_XR)
+        found.append(Found.joined(parts))
+    return found

@@ -8,6 +8,7 @@ each feature once; all that follows does not grow with the bank. Textual edits, 
 lets pass, are in every shortlist.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,9 +18,12 @@ from torch import Tensor
 from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import EditQuestion, Features
 from liveedit_core.method.quantized import (
+    TOP_LEVEL,
+    Found,
     QuantizedSegment,
     Questions,
     found_in,
+    level_step,
 )
 from liveedit_core.method.repository import ExpertRepository, FeatureRows, segments_of
 from liveedit_core.method.routing import (
@@ -92,53 +96,92 @@ def as_they_are(features: FeatureRows) -> tuple[QuantizedSegment, ...]:
 
 
 def answering(
-    position_U: Tensor, search: Search, repository: ExpertRepository, config: GeneratorConfig
+    found: Found, search: Search, repository: ExpertRepository, config: GeneratorConfig
 ) -> Tensor:
     """Those of experts found in a scan that answer and decide something, and all textual ones."""
+    position_U, level_UQ = found
     if repository.held_N is not None:
-        position_U = position_U[repository.held_N[position_U]]
+        is_held_U = repository.held_N[position_U]
+        position_U = position_U[is_held_U]
+        level_UQ = None if level_UQ is None else level_UQ[is_held_U]
     if config.visual_filter == "runner_up":
-        position_U = deciding(position_U, search, repository.visual, config)
+        found = Found(position_U, level_UQ)
+        position_U = deciding(found, search, repository.visual, config)
     if repository.is_textual_N is not None:
         position_U = torch.cat([position_U, repository.textual_positions]).unique()
     return position_U
 
 
 def deciding(
-    position_U: Tensor, search: Search, features: FeatureRows, config: GeneratorConfig
+    found: Found, search: Search, features: FeatureRows, config: GeneratorConfig
 ) -> Tensor:
-    """Those of found experts that may be kept, or are the runner-up of any: where many images are
-    like that of a question, most are neither."""
+    """Those of found experts that may be kept, or are the runner-up of any, rising: where many
+    images are like that of a question, most are neither."""
     images = search.image_Q.unique().tolist()
-    if len(position_U) <= LEAST_DECIDED * len(images):
-        return position_U
-    if isinstance(features, Tensor):  # selecting is faster than indexing
-        rows_UR = features.index_select(0, position_U.to(features.device)).float()
-    else:
-        rows_UR = features[position_U].float()
-    products_UQ = rows_UR @ search.asked_QR.T
-    is_deciding_U = torch.zeros_like(products_UQ[:, 0], dtype=torch.bool)
+    if len(found.position_U) <= LEAST_DECIDED * len(images):
+        return found.position_U
+    if found.level_UQ is None:  # rows are read once for all images
+        rows_UR = _rows(features, found.position_U)
+        products_UQ = rows_UR @ search.asked_QR.T
+    parts = []
     for image in images:
         is_view_Q = search.image_Q == image
         views = search.where(is_view_Q)
-        is_deciding_U |= _decide(views, products_UQ[:, is_view_Q], rows_UR, config)
-    return position_U[is_deciding_U.cpu()]
+        if found.level_UQ is None:
+            is_deciding_U, _ = _decide(views, products_UQ[:, is_view_Q], rows_UR, config)
+            parts.append(found.position_U[is_deciding_U.cpu()])
+        else:
+            level_U = found.level_UQ[:, is_view_Q].amax(1)
+            parts.append(_deciding_first(found.position_U, level_U, views, features, config))
+    return parts[0] if len(parts) == 1 else torch.cat(parts).unique()
 
 
-def _decide(views: Search, products_UV: Tensor, rows_UR: Tensor, config: GeneratorConfig) -> Tensor:
-    """`routing.beside_runner_up` of one image, where rounding decides nothing."""
+def _deciding_first(
+    position_U: Tensor,
+    level_U: Tensor,
+    views: Search,
+    features: FeatureRows,
+    config: GeneratorConfig,
+) -> Tensor:
+    """The same for one image: experts of the highest levels are compared, as many as it takes until
+    no other can decide anything."""
+    least = float(views.least_Q[0])
+    step = level_step(least, float(views.length_Q[0]))
+    level = int(level_U.topk(min(LEAST_DECIDED + 1, len(level_U))).values[-1])
+    while True:
+        chosen_X = position_U[level_U >= level]
+        rows_XR = _rows(features, chosen_X)
+        is_deciding_X, floor = _decide(views, rows_XR @ views.asked_QR.T, rows_XR, config)
+        # Products of a level are up to its own.
+        needed = math.floor((max(floor, least) - least) / step) if step < math.inf else 0
+        if level <= needed:
+            return chosen_X[is_deciding_X]
+        level = needed
+
+
+def _rows(features: FeatureRows, position_U: Tensor) -> Tensor:
+    if isinstance(features, Tensor):  # selecting is faster than indexing
+        return features.index_select(0, position_U.to(features.device)).float()
+    return features[position_U].float()
+
+
+def _decide(
+    views: Search, products_UV: Tensor, rows_UR: Tensor, config: GeneratorConfig
+) -> tuple[Tensor, float]:
+    """`routing.beside_runner_up` of one image, where rounding decides nothing; and the inner
+    product from which on an expert that is not among these might change it."""
     least, keep, offset, length = (float(part_V[0]) for part_V in views[1:5])
     same, doubt = config.same_image_ratio * length, DOUBT * length
     if bool((products_UV[:, 0] >= same - doubt).any()):
         products_UV = products_UV[:, :1]
     product_U = products_UV.amax(1)
     if bool(((product_U - same).abs() < doubt).any()):
-        return product_U >= least
+        return product_U >= least, least
     is_asked_U = product_U > same
     other_U = product_U.masked_fill(is_asked_U, -torch.inf)
     best, index = other_U.max(0)
     if best < keep:
-        return is_asked_U
+        return is_asked_U, min(keep, same - doubt)
     likeness_U = rows_UR @ rows_UR[index] / unit_of(config) - config.same_image_ratio
     different_U = other_U.masked_fill(likeness_U >= -DOUBT, -torch.inf)
     second = different_U.max()
@@ -146,7 +189,11 @@ def _decide(views: Search, products_UV: Tensor, rows_UR: Tensor, config: Generat
     may_be_kept_U = other_U - RUNNER_UP_SHARE * runner_up_U > offset - doubt
     is_first_U = (other_U >= best - doubt) | (different_U >= second - doubt)
     is_first_U |= likeness_U.abs() < DOUBT
-    return is_asked_U | (may_be_kept_U & (other_U >= keep)) | (is_first_U & (other_U >= least))
+    is_kept_U = is_asked_U | (may_be_kept_U & (other_U >= keep))
+    # With a runner-up `second` or larger.
+    floor = max(keep, offset - doubt + RUNNER_UP_SHARE * float(second))
+    floor = min(floor, same - doubt, float(second) - doubt)
+    return is_kept_U | (is_first_U & (other_U >= least)), floor
 
 
 def most_similar(
@@ -177,7 +224,7 @@ def of_same_image(
     least = [q.threshold + config.same_image_ratio * q.own_margin for q in questions]
     asked_BK = asked_BK.float()
     least_B = _lowered(asked_BK.new_tensor(least), asked_BK.square().sum(-1) / unit_of(config))
-    return scan(_found_alone(asked_BK, least_B * unit_of(config)), scanned)
+    return scan(_found_alone(asked_BK, least_B * unit_of(config)), scanned).position_U
 
 
 def _above_sentinel(features: Features, config: GeneratorConfig) -> Search:
@@ -222,19 +269,19 @@ def _lowered(least: Tensor, own: Tensor) -> Tensor:
     return least - SLACK * torch.maximum(least.abs().clamp(max=1e6), own)
 
 
-def scan(search: Search, scanned: Sequence[QuantizedSegment]) -> Tensor:
-    """Positions of the experts that some question may find, and of a few others, rising."""
-    found, start = [torch.zeros(0, dtype=torch.int64)], 0
+def scan(search: Search, scanned: Sequence[QuantizedSegment]) -> Found:
+    """The experts that some question may find, and a few others, rising."""
     if not len(search.asked_QR):
-        return found[0]
-    asked = Questions(search.asked_QR, search.least_Q)
-    for segment, position_U in zip(scanned, found_in(scanned, asked), strict=True):
+        return Found.joined([])
+    asked = Questions(search.asked_QR, search.least_Q, search.length_Q)
+    parts, start = [], 0
+    for segment, found in zip(scanned, found_in(scanned, asked), strict=True):
         if not segment.blocks:
-            position_U = found_as_stored(search, segment.features_NK)
-        found.append(position_U + start)
+            found = Found(found_as_stored(search, segment.features_NK))
+        parts.append(found._replace(position_U=found.position_U + start))
         start += len(segment.features_NK)
-    listed_U: Tensor = torch.cat(found).unique()
-    return listed_U
+    whole = Found.joined(parts)
+    return Found(whole.position_U.unique()) if whole.level_UQ is None else whole
 
 
 def found_as_stored(search: Search, features_NK: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ class Banked(NamedTuple):
         search = search_of(features, config, offset)
         found_U = self.coded.find(search, self.bank, config) if is_indexed else None
         if found_U is None:
-            found_U = scan(search, self.scanned)
+            found_U = scan(search, self.scanned).position_U
         search_s = time.perf_counter() - wall_s
         images = compare_images(features, visual[found_U], config, offset)
         kept_BU = hard_filter(images, images.margin_BN, config.with_changes(min_gate=0.0))

@@ -108,7 +108,7 @@ def test_what_is_found_is_in_a_full_scan_and_near_rows_are_found() -> None:
         for rows_QR in near.split(2):
             search = search_for(rows_QR, least)
             listed = set(found(index, search, bank).tolist())
-            assert listed <= set(scan(search, as_they_are(bank.visual)).tolist())
+            assert listed <= set(scan(search, as_they_are(bank.visual)).position_U.tolist())
     is_found = [
         n in found(index, search_for(row_R[None], 0.7), bank).tolist()
         for n, row_R in enumerate(near)
@@ -123,7 +123,7 @@ def test_it_is_the_full_scan_where_all_rows_are_compared(least: float) -> None:
     index = index_of(bank)
     for seed in range(5):
         search = search_for(units(seed + 1, 2), least)
-        whole = scan(search, as_they_are(bank.visual))
+        whole = scan(search, as_they_are(bank.visual)).position_U
         assert torch.equal(found(index, search, bank), whole)
     nothing = search_for(units(0, 0), least)
     assert not len(found(index, nothing, bank))
@@ -147,7 +147,7 @@ def test_grown_by_windows_it_is_the_one_made_at_once() -> None:
     assert all(2 * small <= large for large, small in itertools.pairwise(sizes))
     for least in (0.2, 0.6):
         search = search_for(units(7, 3), least)
-        whole = scan(search, as_they_are(at_once.visual))
+        whole = scan(search, as_they_are(at_once.visual)).position_U
         assert torch.equal(found(last, search, bank), whole)
         # What was handed out before finds what it held.
         for index, snapshot in zip(indices, snapshots, strict=True):
