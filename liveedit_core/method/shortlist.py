@@ -18,7 +18,6 @@ from torch import Tensor
 from liveedit_core.method.config import NUM_VIEWS, GeneratorConfig
 from liveedit_core.method.features import EditQuestion, Features
 from liveedit_core.method.quantized import (
-    TOP_LEVEL,
     Found,
     QuantizedSegment,
     Questions,
