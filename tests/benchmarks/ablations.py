@@ -221,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     recipe = load_recipe(TrainRecipe, DEFAULT_RECIPE, options.overrides)
     nothing = load_generator(builtin_generator_folder())
-    needed = nothing.config.load_options(LoadOptions())
+    needed = nothing.config.load_options(LoadOptions(compute_dtype="float32"))
     backbone = load_named_backbone(BUILTIN, needed, builtin_batch_size=BATCH_SIZE)
     cases = load_builtin_cases("development")[: options.edits]
     empty = ExpertRepository.empty(nothing.config)

@@ -202,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
         *load_builtin_cases("crowd", "user_world"),
         *load_builtin_cases("development", "emblem_edit"),
     ]
-    needed = generator.config.load_options(LoadOptions())
+    needed = generator.config.load_options(LoadOptions(compute_dtype="float32"))
     backbone = load_named_backbone(BUILTIN, needed, builtin_batch_size=_BATCH)
     repository = ExpertRepository.empty(generator.config)
     editor = Editor(backbone, generator, repository)
