@@ -24,7 +24,7 @@ from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.exported_experts import export_experts
 from liveedit_core.hops import hop_of, hopped
-from liveedit_core.inputs.datasets import validate_request, validate_tokens
+from liveedit_core.inputs.datasets import validate_question, validate_request, validate_tokens
 from liveedit_core.inputs.images import ImageSource, image_bytes_of
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.inputs.rejects import WeakEditError
@@ -262,10 +262,7 @@ class EditedModel:
     ) -> list[Generation]:
         if not (_is_list(images) and _is_list(prompts) and len(images) == len(prompts)):
             raise InputError("expected a list of prompts, and of an image or None for each of them")
-        inputs = [
-            BackboneInput(prompt=prompt, image_bytes=image_bytes_of(image))
-            for image, prompt in zip(images, prompts, strict=True)
-        ]
+        inputs = [self._asked(*pair) for pair in zip(images, prompts, strict=True)]
         editor = self.editor
         inputs, first = hopped(editor, inputs, self._facts.get)
         routings: dict[int, Routing] = {}
@@ -275,6 +272,11 @@ class EditedModel:
         return [
             Generation(**vars(done), routing=routings.get(i)) for i, done in enumerate(continued)
         ]
+
+    def _asked(self, image: ImageSource | None, prompt: str) -> BackboneInput:
+        """A question within `InputLimits`."""
+        validate_question(prompt, self._backbone)
+        return BackboneInput(prompt=prompt, image_bytes=image_bytes_of(image))
 
     def answer(
         self, image: ImageSource | None, prompt: str, *, max_new_tokens: int = MAX_TARGET_TOKENS
@@ -286,7 +288,7 @@ class EditedModel:
     def explain(self, image: ImageSource | None, prompt: str) -> Explanation:
         """Which edits a question keeps, and why; where two edits answer it, both questions'."""
         editor = self.editor
-        item = BackboneInput(prompt=prompt, image_bytes=image_bytes_of(image))
+        item = self._asked(image, prompt)
         hop = hop_of(editor, item, self._facts.get)
         if hop is None:
             return explain(editor, item, self._facts)
