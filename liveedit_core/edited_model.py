@@ -87,7 +87,8 @@ class EditedModel:
         experts = experts.to(self._backbone.device)
         if false_activation is not None:
             experts = replace(experts, false_activation=checked_budget(false_activation))
-        refine = refine or RefineSection()
+        # Else a correction would take away what the older edit answered beside its fact.
+        refine = (refine or RefineSection()).beside(generator.config, has_forms=bool(experts.forms))
         refiner = refiner_for(backbone, generator, refine)
         form_writer = form_writer_for(backbone, generator, refiner, refine)
         self._experts = GrowingRepository(experts)
@@ -335,7 +336,8 @@ def open_model(
             None to start empty.
         options: dtype and device of the backbone; the layers are the generator's.
         refine: whether edits are verified and refined as they are written, and whether they also
-            answer what follows from their facts (`RefineSection(derived=True)`).
+            answer what follows from their facts (`RefineSection(derived=True)`; if it is not given,
+            they do where those of `experts` do).
         weak: "refuse" raises WeakEditError for an edit whose own question is not answered, and
             applies none of its call; "commit" applies it, and `outcome` says what is wrong.
         false_activation: share of questions about images that were never edited that may keep an
