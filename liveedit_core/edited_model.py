@@ -309,11 +309,10 @@ class EditedModel:
             self._experts.saved_parts = save_model(place, self.editor, self._facts)
             self._publish()
 
-    def export(self, file: Path | str) -> int:
-        """Write the experts for other runtimes (`exported_experts.py`); returns their number."""
-        editor = self.editor
-        digest = editor.backbone.digest
-        return export_experts(file, editor.generator, editor.repository, digest)
+    def export(self, file: Path | str, *, is_partial: bool = False) -> int:
+        """Write the experts for other runtimes (`export_experts`); returns their number."""
+        parts = (self.editor.generator, self.editor.repository, self.editor.backbone.digest)
+        return export_experts(file, *parts, is_partial=is_partial)
 
 
 def open_model(
