@@ -291,7 +291,7 @@ class EditedModel:
         editor = self.editor
         item = self._asked(image, prompt)
         hop = hop_of(editor, item, self._facts.get)
-        if hop is None:
+        if hop is None or hop.first is None:
             return explain(editor, item, self._facts)
         first, second = (explain(editor, one, self._facts) for one in (hop.inner, hop.second))
         return replace(second, first=first)
