@@ -24,7 +24,7 @@ from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.exported_experts import export_experts
 from liveedit_core.hops import hop_of, hopped
-from liveedit_core.inputs.datasets import validate_request, validate_tokens
+from liveedit_core.inputs.datasets import validate_question, validate_request, validate_tokens
 from liveedit_core.inputs.images import ImageSource, image_bytes_of
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
 from liveedit_core.inputs.rejects import WeakEditError
@@ -87,7 +87,8 @@ class EditedModel:
         experts = experts.to(self._backbone.device)
         if false_activation is not None:
             experts = replace(experts, false_activation=checked_budget(false_activation))
-        refine = refine or RefineSection()
+        # Else a correction would take away what the older edit answered beside its fact.
+        refine = (refine or RefineSection()).beside(generator.config, has_forms=bool(experts.forms))
         refiner = refiner_for(backbone, generator, refine)
         form_writer = form_writer_for(backbone, generator, refiner, refine)
         self._experts = GrowingRepository(experts)
@@ -262,10 +263,7 @@ class EditedModel:
     ) -> list[Generation]:
         if not (_is_list(images) and _is_list(prompts) and len(images) == len(prompts)):
             raise InputError("expected a list of prompts, and of an image or None for each of them")
-        inputs = [
-            BackboneInput(prompt=prompt, image_bytes=image_bytes_of(image))
-            for image, prompt in zip(images, prompts, strict=True)
-        ]
+        inputs = [self._asked(*pair) for pair in zip(images, prompts, strict=True)]
         editor = self.editor
         inputs, first = hopped(editor, inputs, self._facts.get)
         routings: dict[int, Routing] = {}
@@ -275,6 +273,11 @@ class EditedModel:
         return [
             Generation(**vars(done), routing=routings.get(i)) for i, done in enumerate(continued)
         ]
+
+    def _asked(self, image: ImageSource | None, prompt: str) -> BackboneInput:
+        """A question within `InputLimits`."""
+        validate_question(prompt, self._backbone)
+        return BackboneInput(prompt=prompt, image_bytes=image_bytes_of(image))
 
     def answer(
         self, image: ImageSource | None, prompt: str, *, max_new_tokens: int = MAX_TARGET_TOKENS
@@ -286,9 +289,9 @@ class EditedModel:
     def explain(self, image: ImageSource | None, prompt: str) -> Explanation:
         """Which edits a question keeps, and why; where two edits answer it, both questions'."""
         editor = self.editor
-        item = BackboneInput(prompt=prompt, image_bytes=image_bytes_of(image))
+        item = self._asked(image, prompt)
         hop = hop_of(editor, item, self._facts.get)
-        if hop is None:
+        if hop is None or hop.first is None:
             return explain(editor, item, self._facts)
         first, second = (explain(editor, one, self._facts) for one in (hop.inner, hop.second))
         return replace(second, first=first)
@@ -306,11 +309,10 @@ class EditedModel:
             self._experts.saved_parts = save_model(place, self.editor, self._facts)
             self._publish()
 
-    def export(self, file: Path | str) -> int:
-        """Write the experts for other runtimes (`exported_experts.py`); returns their number."""
-        editor = self.editor
-        digest = editor.backbone.digest
-        return export_experts(file, editor.generator, editor.repository, digest)
+    def export(self, file: Path | str, *, is_partial: bool = False) -> int:
+        """Write the experts for other runtimes (`export_experts`); returns their number."""
+        parts = (self.editor.generator, self.editor.repository, self.editor.backbone.digest)
+        return export_experts(file, *parts, is_partial=is_partial)
 
 
 def open_model(
@@ -333,7 +335,8 @@ def open_model(
             None to start empty.
         options: dtype and device of the backbone; the layers are the generator's.
         refine: whether edits are verified and refined as they are written, and whether they also
-            answer what follows from their facts (`RefineSection(derived=True)`).
+            answer what follows from their facts (`RefineSection(derived=True)`; if it is not given,
+            they do where those of `experts` do).
         weak: "refuse" raises WeakEditError for an edit whose own question is not answered, and
             applies none of its call; "commit" applies it, and `outcome` says what is wrong.
         false_activation: share of questions about images that were never edited that may keep an

@@ -2,7 +2,8 @@
 
 `reference_reader.py` reads it and routes as in the paper. A generator with any other routing, such
 as the committed one, can be exported, but that reader refuses the file: it lacks the image tower,
-the sentence encoders and the gates of such a routing. Textual edits and forms are not exported.
+the sentence encoders and the gates of such a routing. Textual edits and forms have no place in it:
+experts are exported without them where that is asked for.
 
     down, up          float32 [L, D]   rank slots of all experts, one expert after another
     rank              int64   [N]      slots of each expert; their sum is L
@@ -26,6 +27,7 @@ from torch import Tensor
 from liveedit_core.errors import ConfigError
 from liveedit_core.method.calibration import calibrate
 from liveedit_core.method.generator import LiveEditGenerator
+from liveedit_core.method.prompt_key import form_slots
 from liveedit_core.method.repository import ExpertRepository, dense
 from liveedit_core.whole_files import write_whole, writing_to
 
@@ -38,26 +40,38 @@ def export_experts(
     generator: LiveEditGenerator,
     repository: ExpertRepository,
     backbone_digest: str,
+    *,
+    is_partial: bool = False,
 ) -> int:
-    """Write the experts of a repository that are held; returns their number."""
-    held = repository.take(repository.held_positions.tolist())
+    """Write the experts of a repository that are held; returns their number.
+
+    Textual edits, and what experts answer beside their facts, are an error; with `is_partial` they
+    are left out.
+    """
+    textual = set(repository.textual_positions.tolist())
+    left_out = textual if is_partial else set()
+    held = repository.take([n for n in repository.held_positions.tolist() if n not in left_out])
     if not len(held):
         raise ConfigError("there is no edit to export")
-    if len(held.textual_positions):
+    if not is_partial and (textual or held.forms):
         raise ConfigError(
-            f"{len(held.textual_positions)} edits have no image; this layout holds edits of images "
-            "only: remove them from a copy first"
+            f"this layout holds no edits without an image ({len(textual)} here), and nothing that "
+            f"follows from facts (refine.derived; of {len(held.forms)} edits here): --partial "
+            "(is_partial=True) leaves these out"
         )
-    if held.forms:
-        raise ConfigError(
-            f"{len(held.forms)} edits also answer what follows from their facts (refine.derived); "
-            "this layout holds plain edits only: teach these again without it"
-        )
-    down_LD, up_LD = held.matrices(torch.arange(len(held)))
+    ranks = held.ranks_N.tolist()
+    plain = [
+        form_slots(held.forms[n], rank)[0] if n in held.forms else rank
+        for n, rank in enumerate(ranks)
+    ]
+    down_LD, up_LD = (
+        torch.cat([part[:number] for part, number in zip(factor.split(ranks), plain, strict=True)])
+        for factor in held.matrices(torch.arange(len(held)))
+    )
     tensors = {
         "down": down_LD,
         "up": up_LD,
-        "rank": held.ranks_N,
+        "rank": torch.tensor(plain),
         "visual": dense(held.visual),
         "prompt": dense(held.prompt),
     }

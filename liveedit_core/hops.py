@@ -8,6 +8,9 @@ The second question takes the place of the asked one, so whatever answers questi
 either keeps no edit, or the asked question keeps one of its own, nothing changes; nor where an edit
 is about something near ("its maker", "the brother of its owner", "its previous owner"), which the
 prompt key takes for the same. The image edit must have been written with forms (`refine.derived`).
+
+Of a question of yes or no the texts may tell the answer (`forms/claims.py`): "Is the price 9
+euros?" is answered by the "no" of its edit, whatever embeddings say.
 """
 
 import re
@@ -22,6 +25,8 @@ from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.inputs.contrasts import ask_apart
 from liveedit_core.method.corrections import passes_gate
 from liveedit_core.method.editor import Editor, Routing
+from liveedit_core.method.forms.claims import verdict
+from liveedit_core.method.forms.writing import form_asked, has_yes_and_no
 from liveedit_core.method.routing import RoutingBatch, similarity
 from liveedit_core.schema import Fact
 
@@ -73,14 +78,14 @@ class Split(NamedTuple):
 
 
 class Hop(NamedTuple):
-    """A question that two edits answer."""
+    """A question that two edits answer, or one whose text tells which form of an edit does."""
 
     inner: BackboneInput
     """About the image."""
     second: BackboneInput
-    """What is asked in place of the question."""
-    first: Routing
-    """Of the inner question."""
+    """What is asked in place of the question; itself, with the form."""
+    first: Routing | None
+    """Of the inner question, where two edits answer."""
 
 
 def splits(prompt: str) -> Iterator[Split]:
@@ -104,10 +109,34 @@ def splits(prompt: str) -> Iterator[Split]:
 
 @torch.no_grad()
 def hop_of(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | None:
-    """The hop that answers a question; None where two edits do not."""
-    repository = editor.repository
-    if item.image_bytes is None or not (repository.forms and editor.has_textual):
+    """What is asked in place of a question; None if that is the question as it is."""
+    if item.image_bytes is None or not editor.repository.forms:
         return None
+    hop = _two_edits(editor, item, fact_of) if editor.has_textual else None
+    return hop or _claim(editor, item, fact_of)
+
+
+def _claim(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | None:
+    """A question of yes or no whose text tells the answer (`claims`)."""
+    form = form_asked(editor.backbone, editor.generator, item.prompt)
+    if form not in ("yes or no", "reversed"):
+        return None
+    routing = editor.route(editor.backbone.encode([item]))
+    column = _best(routing, 0)
+    place = -1 if column is None else int(routing.position_N[column])
+    fact = fact_of(editor.repository.edit_ids[place]) if place in editor.repository.forms else None
+    if fact is None:
+        return None
+    found = verdict(item.prompt, fact.prompt, fact.target)
+    has_answers = has_yes_and_no(editor.repository.forms[place])
+    if found is None or not has_answers or (form == "reversed" and found != "which"):
+        return None
+    return Hop(item, replace(item, form=("which", "yes", "no").index(found)), None)
+
+
+def _two_edits(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | None:
+    """The hop over the edit of an image and a textual one."""
+    repository = editor.repository
     for split in islice(splits(item.prompt), MAX_SPLITS):
         inner = replace(item, prompt=split.inner)
         routing = editor.route(editor.backbone.encode([inner, item]))
@@ -139,10 +168,10 @@ def hop_of(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | None:
 def hopped(
     editor: Editor, items: Sequence[BackboneInput], fact_of: FactOf
 ) -> tuple[list[BackboneInput], dict[int, Routing]]:
-    """What is asked in place of some questions, and `Hop.first` of those with a hop, by index."""
+    """What is asked in place of some questions, and `Hop.first` where there is one, by index."""
     hops = {i: hop for i, item in enumerate(items) if (hop := hop_of(editor, item, fact_of))}
     asked = [hops[i].second if i in hops else item for i, item in enumerate(items)]
-    return asked, {i: hop.first for i, hop in hops.items()}
+    return asked, {i: hop.first for i, hop in hops.items() if hop.first}
 
 
 def _asks_the_same(editor: Editor, prompt: str, other: str, answer: str) -> bool:

@@ -49,6 +49,9 @@ class LayerStates:
     """int64."""
     grid: tuple[int, ...] | None = None
     """Grid of the image's patches, for model families whose positions depend on it."""
+    form: int | None = None
+    """Which form of the edit that it keeps most answers, 0 the fact itself; None: its words tell
+    (`prompt_key`)."""
 
     @property
     def prompt_embeddings_WP(self) -> Tensor:

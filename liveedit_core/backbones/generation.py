@@ -195,6 +195,7 @@ class RoutedLayer:
                     prompt_span=item.prompt,
                     target_span=item.target,
                     target_ids_O=torch.zeros(0, dtype=torch.int64, device=self._device),
+                    form=item.form,
                 )
             )
         return states

@@ -77,6 +77,7 @@ def states_of(item: Prepared, hidden_TD: Tensor, embed: nn.Module) -> LayerState
         target_span=item.target,
         target_ids_O=ids_O,
         grid=item.grid,
+        form=item.form,
     )
 
 

@@ -52,7 +52,8 @@ class Prepared:
     features: ImageFeatures | None = None
     """From `ImageTower`, if the backbone has one."""
     prompt_embeddings: PromptRows = NO_PYRAMIDS
-    """See `LayerStates`."""
+    form: int | None = None
+    """See `LayerStates`, as above."""
 
     @property
     def num_tokens(self) -> int:

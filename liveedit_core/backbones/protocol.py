@@ -22,6 +22,8 @@ class BackboneInput:
     earlier: tuple[tuple[str, str], ...] = ()
     """Role and text of earlier turns, for models with a chat template; the image belongs to the
     prompt, whose words alone are routed by a prompt key."""
+    form: int | None = None
+    """See `LayerStates.form`."""
 
     @property
     def wordings(self) -> tuple[str, ...]:

@@ -223,8 +223,11 @@ class VisionLanguageBackbone:
     ) -> list[Prepared]:
         prepared = [self.reader.prepare(item) for item in inputs]
         if self.prompt_encoder is not None:
-            rows = (partial(self.encode_prompts, item.wordings) for item in inputs)
-            prepared = [replace(one, prompt_embeddings=next(rows)) for one in prepared]
+            rows = [partial(self.encode_prompts, item.wordings) for item in inputs]
+            prepared = [
+                replace(one, prompt_embeddings=row, form=item.form)
+                for one, row, item in zip(prepared, rows, inputs, strict=True)
+            ]
         if self.image_tower is None:
             return prepared
         images = [item.image_bytes for item in inputs if item.image_bytes is not None]

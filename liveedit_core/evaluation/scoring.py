@@ -265,10 +265,13 @@ class CaseScorer(ProbePreparer):
         if fact_of is None:
             return prepared
         asked, first = hopped(editor, [probe.question for probe in prepared.probes], fact_of)
-        probes = list(prepared.probes)
+        probes = [
+            replace(probe, question=item, states=replace(probe.states, form=item.form))
+            for probe, item in zip(prepared.probes, asked, strict=True)
+        ]
         states = self.backbone.encode([asked[i] for i in first])
         for i, state in zip(first, states, strict=True):
-            probes[i] = replace(probes[i], question=asked[i], states=state)
+            probes[i] = replace(probes[i], states=state)
         return PreparedCases(probes=tuple(probes))
 
     def _ask(self, editor: Editor, probes: Sequence[PreparedProbe]) -> list[_Asked]:

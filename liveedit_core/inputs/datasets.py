@@ -21,7 +21,7 @@ from liveedit_core.inputs.jsonl import read_json_lines
 from liveedit_core.inputs.limits import InputLimits
 from liveedit_core.inputs.rejects import RefusedInputError, Rejected, RejectType
 from liveedit_core.inputs.request_parser import RequestParser, check_also_asked
-from liveedit_core.inputs.text import check_text
+from liveedit_core.inputs.text import check_encodable, check_length, check_text
 from liveedit_core.schema import Case, EditRequest
 
 _LIMITS = InputLimits()
@@ -110,15 +110,26 @@ def validate_tokens(
         num_tokens = tokens.count_tokens(text)
         if name == "target" and num_tokens:
             num_tokens = tokens.count_target_tokens(text)
-        if num_tokens > limit:
-            raise RefusedInputError(
-                f"{name} has {num_tokens:,} tokens; at most {limit:,} are accepted: shorten it",
-                RejectType.TOO_MANY_TOKENS,
-            )
+        _check_tokens(name, num_tokens, limit)
         if num_tokens == 0:
             raise RefusedInputError(
                 f"{name} has no token that the backbone knows", RejectType.EMPTY_TEXT
             )
+
+
+def validate_question(prompt: str, tokens: TokenCounter, *, limits: InputLimits = _LIMITS) -> None:
+    """Check the length of a question, before anything long is tokenized."""
+    check_encodable(prompt, "prompt")
+    check_length(prompt, "prompt", limits.max_prompt_chars)
+    _check_tokens("prompt", tokens.count_tokens(prompt), limits.max_prompt_tokens)
+
+
+def _check_tokens(name: str, number: int, limit: int) -> None:
+    if number > limit:
+        raise RefusedInputError(
+            f"{name} has {number:,} tokens; at most {limit:,} are accepted: shorten it",
+            RejectType.TOO_MANY_TOKENS,
+        )
 
 
 def _stream(

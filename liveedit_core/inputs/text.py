@@ -19,11 +19,7 @@ def check_text(value: object, name: str, max_chars: int) -> str:
     """Return `value` if it is a text that a reader sees and that can be stored as UTF-8."""
     if not isinstance(value, str):
         raise wrong_type(name, "a text", value)
-    if len(value) > max_chars:
-        raise RefusedInputError(
-            f"{name} has {len(value):,} characters; at most {max_chars:,} are accepted: shorten it",
-            RejectType.TEXT_TOO_LONG,
-        )
+    check_length(value, name, max_chars)
     if not value.strip():
         raise RefusedInputError(f"{name} is empty", RejectType.EMPTY_TEXT)
     check_encodable(value, name)
@@ -38,6 +34,15 @@ def check_text(value: object, name: str, max_chars: int) -> str:
             f"{name} holds only characters that are not visible", RejectType.EMPTY_TEXT
         )
     return value
+
+
+def check_length(value: str, name: str, max_chars: int) -> None:
+    """Refuse a text that is too long."""
+    if len(value) > max_chars:
+        raise RefusedInputError(
+            f"{name} has {len(value):,} characters; at most {max_chars:,} are accepted: shorten it",
+            RejectType.TEXT_TOO_LONG,
+        )
 
 
 def check_encodable(value: object, name: str) -> None:

@@ -288,6 +288,12 @@ class RefineSection(Settings):
             self.mode == "auto" and config.visual_source == "tower_pyramid"
         )
 
+    def beside(self, config: GeneratorConfig, *, has_forms: bool) -> Self:
+        """For a bank whose experts have forms, or none: `derived` as there, unless it is given."""
+        if "derived" in self.model_fields_set or not (has_forms and self.is_on(config)):
+            return self
+        return self.with_changes(derived=True)
+
 
 class VisualKeyRecipe(Settings):
     """How the visual key of a pyramid is fitted (see `visual_key_fit`)."""

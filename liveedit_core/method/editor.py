@@ -243,7 +243,11 @@ class Editor:
         for column, logits_BF in logits.items():
             place = int(compared_U[column])
             slots = form_slots(repository.forms[place], int(repository.ranks_N[place]))
-            shares[column] = FormShares(logits_BF.softmax(-1), slots)
+            shares_BF = logits_BF.softmax(-1)
+            for row, state in enumerate(states):
+                if state.form is not None and int(routing.weights_BN[row].argmax()) == column:
+                    shares_BF[row] = torch.eye(len(slots))[state.form]
+            shares[column] = FormShares(shares_BF, slots)
         return replace(routing, position_N=compared_U, form_shares=shares)
 
     def _form_logits(self, features: Features, compared_U: Tensor) -> dict[int, Tensor]:

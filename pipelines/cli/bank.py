@@ -136,7 +136,8 @@ def export(context: CommandContext) -> int:
     bank, file = context.bank, context.options.output
     _, generator = _models(context)
     repository = bank.load_repository(generator.config, context.version(context.options.version))
-    number = export_experts(file, generator, repository, bank.identity.backbone_digest)
+    digest, is_partial = bank.identity.backbone_digest, context.options.partial
+    number = export_experts(file, generator, repository, digest, is_partial=is_partial)
     context.output.data(file=str(file), num_edits=number)
     context.output.say(f"{number:,} experts written to {file}")
     return 0

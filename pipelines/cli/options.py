@@ -99,6 +99,10 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         "on MLFLOW_TRACKING_URI",
     },
     "--delete": _flag("delete the tag"),
+    "--partial": _flag(
+        "leave out edits without an image, and what experts answer beside their facts; without it "
+        "a version with such is not exported"
+    ),
     "--recipe": {
         "metavar": "FILE.toml",
         "type": Path,
@@ -133,7 +137,7 @@ _COMMANDS = {
         "export": (
             "write the experts of a version as safetensors for other runtimes; --recipe names the "
             "models that wrote it",
-            "output version --recipe overrides",
+            "output version --partial --recipe overrides",
         ),
         "diff": ("show the edits that differ between two versions", "old new --limit"),
         "remove": ("remove edits: a new version, bit for bit as if never edited", _SELECTION),

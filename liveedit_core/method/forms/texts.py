@@ -13,12 +13,14 @@ import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _DATA = tomllib.loads(Path(__file__).with_name("wordings.toml").read_text(encoding="utf-8"))
 WORDINGS: dict[str, list[str]] = _DATA["wordings"]
 _WRONG: list[str] = _DATA["wrong answers"]
 _ASKED: dict[str, str] = _DATA["asked for"]
+CLAIMS: dict[str, Any] = _DATA["claims"]
+"""Words of `claims`."""
 FORMS = tuple(WORDINGS)
 """What a question can be besides plain; "yes" and "no" are answers of the first."""
 NO_NOUN = "answer"

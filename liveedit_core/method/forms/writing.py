@@ -26,15 +26,18 @@ from liveedit_core.states import LayerStates
 
 DIRECTIONS_FILE = Path(__file__).with_name("directions.safetensors")
 """Written by `builtin.build.question_forms`."""
+LEAST_ODDS = -3.0
+"""Log-odds of a form from which on it may be asked for: its text is compared then (`claims`)."""
 MARGIN = 1.0
 """As in `refine`, for forms: less, as their questions are alike."""
 OWN_ODDS = -3.0
 """Log-odds of any form that an edit's own wordings have at most: they are its plain question."""
 RIGHT_SCALE = 60.0
-RIGHT_OFFSET = 0.23
+RIGHT_OFFSETS = {"yes": 0.26, "reversed": 0.23}
 WRONG_SHARE = 0.75
 """A question names the right answer where its cosine with questions of yes or no that do, minus
-this share of that with those that do not, exceeds the offset (chosen on training families)."""
+this share of that with those that do not, exceeds the offset of a form (chosen on training
+families, "yes" beside `claims` on facts by hand)."""
 
 
 @lru_cache(1)
@@ -42,6 +45,23 @@ def directions() -> tuple[Tensor, Tensor]:
     """Of all `FORMS` [F, S], and their biases [F]."""
     tensors = load_file(DIRECTIONS_FILE)
     return tensors["direction_FS"], tensors["bias_F"]
+
+
+def form_asked(backbone: Backbone, generator: LiveEditGenerator, prompt: str) -> str:
+    """Which of `FORMS` a question most likely asks for, whatever edit it is about; "" if none."""
+    direction_FS, bias_F = directions()
+    encoder = as_vision_language(backbone).prompt_encoder
+    if encoder is None or generator.prompt_key.text_size != direction_FS.shape[1]:
+        return ""
+    text_1S = generator.prompt_key.text(encoder.rows((prompt,)).to(backbone.device))
+    odds_F = (text_1S.cpu() @ direction_FS.T + bias_F)[0]
+    return FORMS[int(odds_F.argmax())] if odds_F.max() > LEAST_ODDS else ""
+
+
+def has_yes_and_no(forms_FX: Tensor) -> bool:
+    """Whether the first two forms of an expert are yes and no: the key of "no" is a direction."""
+    direction_S = directions()[0][FORMS.index("yes or no")]
+    return len(forms_FX) > 1 and torch.equal(forms_FX[1, 2:].cpu(), direction_S)
 
 
 class FormWriter:
@@ -134,8 +154,8 @@ class FormWriter:
         for form in forms:
             place = FORMS.index("yes or no" if form.name in ("yes", "no") else form.name)
             bias, key_S = float(bias_F[place]), direction_FS[place]
-            if form.name in ("yes", "reversed"):
-                bias -= RIGHT_SCALE * RIGHT_OFFSET
+            if form.name in RIGHT_OFFSETS:
+                bias -= RIGHT_SCALE * RIGHT_OFFSETS[form.name]
                 key_S = key_S + RIGHT_SCALE * (asked_FS["yes"] - WRONG_SHARE * asked_FS["no"])
             bias = min(bias, OWN_ODDS - float((own_WS @ key_S).max()))
             keys.append((bias, key_S))

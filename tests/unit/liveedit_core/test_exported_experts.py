@@ -18,6 +18,7 @@ from liveedit_core.edited_model import EditedModel
 from liveedit_core.errors import ConfigError
 from liveedit_core.exported_experts import export_experts
 from liveedit_core.method.editor import Editor
+from liveedit_core.method.prompt_key import form_row
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.reference_reader import ExportedExperts
 from liveedit_core.schema import EditRequest
@@ -119,14 +120,32 @@ def test_other_routing_is_exported_whole_and_refused_by_the_reader(tmp_path: Pat
     assert any(name.startswith("router.visual_key.") for name in names)
 
 
-def test_what_cannot_be_exported_is_an_error(tmp_path: Path) -> None:
+def test_an_empty_bank_cannot_be_exported(tmp_path: Path) -> None:
     editor = paper_editor("llava")
-    textual = replace(editor.repository, is_textual_N=torch.tensor([True, False, False, False]))
-    with pytest.raises(ConfigError, match="1 edits have no image"):
-        export_experts(tmp_path / "x", editor.generator, textual, "digest")
     empty = editor.repository.without(editor.repository.held_ids)
     with pytest.raises(ConfigError, match="no edit to export"):
         export_experts(tmp_path / "x", editor.generator, empty, "digest")
+
+
+def test_what_has_no_place_in_the_layout_is_left_out_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    editor, file = paper_editor("llava"), tmp_path / "x"
+    held = editor.repository
+    forms = {n: form_row(1, 0.5, torch.zeros(4))[None] for n in (0, 2)}
+    is_textual_N = torch.tensor([True, False, False, False])
+    mixed = replace(held, is_textual_N=is_textual_N, forms=forms)
+    with pytest.raises(ConfigError, match=r"an image \(1 here\).*of 2 edits here.*--partial"):
+        export_experts(file, editor.generator, mixed, "digest")
+    assert export_experts(file, editor.generator, mixed, "digest", is_partial=True) == 3
+    with safe_open(str(file), "pt") as opened:
+        edit_ids = json.loads(opened.metadata()["edit_ids"])
+        ranks, down_LD = opened.get_tensor("rank").tolist(), opened.get_tensor("down")
+    assert edit_ids == list(held.edit_ids[1:])
+    whole = held.ranks_N.tolist()[1:]
+    assert ranks == [whole[0], whole[1] - 1, whole[2]]
+    second_RD = held.down_LD.split(held.ranks_N.tolist())[2]
+    assert torch.equal(down_LD.split(ranks)[1], second_RD[:-1])
 
 
 def test_the_reader_is_short_and_needs_nothing_of_ours() -> None:

@@ -16,6 +16,7 @@ from liveedit_core.evaluation.scoring import CaseScorer
 from liveedit_core.hops import hop_of, splits
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.expert import Expert
+from liveedit_core.method.forms.writing import directions
 from liveedit_core.method.prompt_key import form_row
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.replacing import fact_of
@@ -228,6 +229,68 @@ def test_what_is_near_is_not_answered_by_two_edits(
     assert hop_of(taught.editor, item, taught.fact) is not None
     model = model_of(editor, first, second)
     assert hop_of(model.editor, item, model.fact) is None
+
+
+def with_answers(model: EditedModel) -> Editor:
+    """Its first edit has yes, no and another form, without slots."""
+    key_S = directions()[0][0]
+    keys = (torch.zeros_like(key_S), key_S, key_S)
+    rows = [form_row(slots, 0.0, key) for slots, key in zip((1, 1, 0), keys, strict=True)]
+    held = replace(model.editor.repository.compact(), forms={0: torch.stack(rows)})
+    return model.editor.with_repository(held)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "form", "asked"),
+    [
+        ("Is its owner Anna Keller?", "yes or no", 1),
+        ("Is its owner Anna Kellner?", "yes or no", 2),
+        ("Is it Anna Keller or Peter Berg?", "reversed", 0),
+        ("Which detail is Anna Keller?", "reversed", None),
+        ("Is its owner rich?", "yes or no", None),
+        ("Is its owner Anna Kellner?", "", None),
+    ],
+)
+def test_a_claim_is_answered_by_its_text(
+    editor: Editor, prompt: str, form: str, asked: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("liveedit_core.hops.form_asked", lambda *_: form)
+    monkeypatch.setattr("liveedit_core.method.editor.form_logits", equal_logits)
+    model = model_of(editor, replace(OWNER, also_asked=(prompt,)))
+    formed = with_answers(model)
+    item = BackboneInput(prompt=prompt, image_bytes=image(0))
+    hop = hop_of(formed, item, model.fact)
+    assert (hop and (hop.second.form, hop.first)) == (None if asked is None else (asked, None))
+    expected = [0.25] * 4 if asked is None else [float(n == asked) for n in range(4)]
+    states = formed.backbone.encode([item if hop is None else hop.second])
+    (routing,) = formed.explain(formed.route(states))
+    assert list(routing.form_shares[0]) == expected
+    model._editor = formed
+    (done,) = model.generate([image(0)], [prompt], **GREEDY)
+    assert done.routing == routing
+    assert model.explain(image(0), prompt).first is None
+    with_others = replace(formed.repository, forms={0: formed.repository.forms[0][[0, 0, 0]]})
+    assert hop_of(formed.with_repository(with_others), item, model.fact) is None
+
+
+def equal_logits(text_BS: torch.Tensor, forms_FX: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(len(text_BS), 1 + len(forms_FX))
+
+
+def test_a_probe_is_scored_as_its_text_is_answered(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = "Is its owner Anna Kellner?"
+    monkeypatch.setattr("liveedit_core.hops.form_asked", lambda *_: "yes or no")
+    monkeypatch.setattr("liveedit_core.method.editor.form_logits", equal_logits)
+    edit = replace(OWNER, also_asked=(prompt,))
+    model = model_of(editor, edit)
+    formed = with_answers(model)
+    probe = Probe(kind=ProbeKind.PORTABILITY, prompt=prompt, target="no", image_bytes=image(0))
+    scorer = CaseScorer(formed)
+    prepared = scorer.prepare([Case(case_id="c", edit=edit, probes=(probe,))])
+    hopped = scorer._hopped(formed, prepared, model.fact).probes[-1]
+    assert (hopped.question.form, hopped.states.form) == (2, 2)
 
 
 def test_what_follows_from_an_edit_is_no_first(editor: Editor) -> None:

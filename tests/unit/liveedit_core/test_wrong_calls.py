@@ -9,6 +9,7 @@ import pytest
 
 from liveedit_core.edited_model import EditedModel, open_model
 from liveedit_core.errors import ConfigError, InputError, LiveEditError
+from liveedit_core.inputs.rejects import RefusedInputError
 from liveedit_core.method.config import checked_budget
 from tests.tiny_backbone import AS_WRITTEN, OUR_CONFIG, image, tiny_backbone, tiny_generator
 
@@ -63,6 +64,23 @@ def test_arguments_that_cannot_be_used(model: EditedModel, arguments: Any) -> No
         model.generate([image(0)], [WHAT], **arguments)
     with pytest.raises(ConfigError, match="generate cannot use"):
         model.answer(image(0), WHAT, max_new_tokens=-1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [("a" * 5_000, "prompt has 5,000 characters; at most 2,000"), ("? ! " * 400, "at most 256")],
+    ids=["characters", "tokens"],
+)
+def test_a_text_that_is_too_long(model: EditedModel, prompt: str, message: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: model.answer(image(0), prompt),
+        lambda: model.generate([image(0), None], [WHAT, prompt], max_new_tokens=1),
+        lambda: model.explain(image(0), prompt),
+        lambda: model.edit(image(0), prompt, "a kettle"),
+    ]
+    for call in calls:
+        with pytest.raises(RefusedInputError, match=message):
+            call()
 
 
 def test_a_fault_of_the_program_is_not_called_one_of_the_arguments(

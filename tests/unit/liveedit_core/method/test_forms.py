@@ -276,6 +276,23 @@ def test_edits_are_written_with_forms_and_saved_with_them(
     assert not model.editor.repository.compact().forms
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_correction_keeps_forms_unless_it_is_told_otherwise(
+    model: EditedModel, is_kept: bool
+) -> None:
+    first = model.edit(image(0), PRICE, "12 euros")
+    fact, editor = model.fact(first), model.editor
+    assert fact is not None
+    again = (
+        RefineSection(mode="on", max_steps=1) if is_kept else DERIVED.with_changes(derived=False)
+    )
+    parts = (editor.backbone, editor.generator, editor.repository)
+    later = EditedModel(*parts, {first: fact}, refine=again, weak="commit")
+    later.edit(image(0), PRICE, "13 euros")
+    assert [item.supersedes for item in later.corrections] == [first]
+    assert bool(later.editor.repository.compact().forms) == is_kept
+
+
 def count_tokens(model: EditedModel, target: str) -> int:
     return model.editor.backbone.count_target_tokens(target)
 
