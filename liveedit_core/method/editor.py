@@ -288,8 +288,8 @@ class Editor:
             is_passed_BU = compare_images(features, visual[position_U], config, offset).passed_BN
             pairs = is_passed_BU.nonzero()
             passed.append({(b, int(position_U[u])) for b, u in pairs.tolist()})
-        whole, found = passed
-        return len(whole), len(whole - found), len(found - whole)
+        whole, listed = passed
+        return len(whole), len(whole - listed), len(listed - whole)
 
     @torch.no_grad()
     def nearest(self, states: LayerStates, count: int) -> Tensor:

@@ -37,6 +37,7 @@ LEVELS_AT_ONCE = 4_194_304
 TOP_LEVEL = 255
 FEW_ROWS = 1
 """Of questions: so many are scanned one by one."""
+_HAS_LEVELS = "onednn" in torch.backends.quantized.supported_engines
 _ADDED = 64
 _FAR = 2**30
 """No product of rounded numbers is as large."""
@@ -250,7 +251,7 @@ def found_in(segments: Sequence[QuantizedSegment], asked: Questions) -> list[Fou
     blocks = [block for _, block in tasks]
     if asked.asked_QR.device.type != "cpu":
         reached = [block.reaching(asked) for block in blocks]
-    elif len(asked.asked_QR) > FEW_ROWS:
+    elif len(asked.asked_QR) > FEW_ROWS and _HAS_LEVELS:
         # A product uses all threads.
         reached = levelled([block for block in blocks if isinstance(block, QuantizedRows)], asked)
     else:

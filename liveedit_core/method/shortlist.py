@@ -171,9 +171,11 @@ def _decide(
     product from which on an expert that is not among these might change it."""
     least, keep, offset, length = (float(part_V[0]) for part_V in views[1:5])
     same, doubt = config.same_image_ratio * length, DOUBT * length
-    if bool((products_UV[:, 0] >= same - doubt).any()):
-        products_UV = products_UV[:, :1]
-    product_U = products_UV.amax(1)
+    first_U, product_U = products_UV[:, 0], products_UV.amax(1)
+    if bool(((first_U - same).abs() < doubt).any()):
+        return product_U >= least, least
+    if bool((first_U > same).any()):
+        product_U = first_U
     if bool(((product_U - same).abs() < doubt).any()):
         return product_U >= least, least
     is_asked_U = product_U > same
