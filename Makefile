@@ -29,7 +29,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart serve test tests test-long check lint types check-gpu format lock sbom audit browser train-backbone \
+.PHONY: help setup quickstart serve test test-long check check-gpu format lock sbom audit browser train-backbone \
 	train-generator final-numbers daily-numbers benchmark-data ray-head clean
 
 help: ## list the targets
@@ -59,15 +59,12 @@ quickstart: setup ## set up, then teach the built-in model 100 facts and write a
 serve: setup ## serve the quickstart's bank, or the champion, on 127.0.0.1:8000; a page and an API
 	$(BIN)/python pipelines/serve_editor.py --local --teach
 
-test: lint ## set up, then check and run all tests (PYTEST_ARGS="-k name" for some)
-	@$(MAKE) --no-print-directory -j 2 types tests
-
-# Integration tests mostly wait, so three processes for two cores; the others fill the gaps.
-tests: setup
+test: check ## set up, then check and run all tests (PYTEST_ARGS="-k name" for some)
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/architecture tests/parity tests/properties tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile tests/integration
 endif
 
 test-long: setup ## tests that take minutes and that `make test` leaves out: twenty kills, whole drills; infra/FAULTS.md
@@ -78,15 +75,11 @@ test-long: setup ## tests that take minutes and that `make test` leaves out: twe
 check-gpu: setup ## on a machine with CUDA GPUs: parity with the CPU, whole jobs, speed and memory
 	$(BIN)/python -m tests.benchmarks.gpu_check --output tests/benchmarks/gpu_check.json
 
-check: lint types ## lint, format, types and import contracts
-
-lint: setup
+check: setup ## lint, format, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --no-logo
-
-types: setup
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: setup ## format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .

@@ -17,7 +17,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray on 127.0.0.1 alone
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_worker_niceness", "0")  # by default 15: actors would wait for the tests
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Ray asks for a token, and would otherwise leave one in the home folder. With this one, every Ray
@@ -38,8 +37,7 @@ _INTEGRATION = Path(__file__).parent / "integration"
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark everything in tests/integration, so that `-m "not integration"` leaves it out.
 
-    Tests marked `long` run only when `-m` speaks of them. Long files come first, so that none is
-    left for one process at the end.
+    Tests marked `long` run only when `-m` speaks of them.
     """
     for item in items:
         if _INTEGRATION in item.path.parents:
@@ -48,8 +46,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (_INTEGRATION not in item.path.parents, item.path not in slow))
 
 
 def pytest_collection_finish() -> None:

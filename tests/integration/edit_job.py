@@ -41,9 +41,8 @@ needs_builtin_models = pytest.mark.skipif(
 def environment() -> dict[str, str]:
     """Of a job that starts its own Ray."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    switches = ("ENABLE_WINDOWS_OR_OSX_CLUSTER", "USAGE_STATS_ENABLED", "worker_niceness")
-    kept |= {f"RAY_{name}": "0" for name in switches}
-    return {**kept, "COLUMNS": "120"}
+    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    return {**kept, **loopback, "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "120"}
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,10 @@ TIMEOUT_S = 500.0
 CLUSTER_CONFIG = {
     "health_check_period_ms": 1000,
     "health_check_timeout_ms": 5000,
+    "worker_niceness": 0,
 }
-"""A node that is gone is noticed in some seconds; by default it takes Ray half a minute."""
+"""A node that is gone is noticed in some seconds; by default it takes Ray half a minute. Ray makes
+its workers nicer by 15, so that on a machine with other work an actor needs minutes to start."""
 
 LEDGER: dict[str, tuple[str, int, int]] = {}
 """Of each test: the fault, how often it was injected, how many edits were compared."""
