@@ -196,12 +196,12 @@ class Refiner:
         self, drafts: Sequence[Draft], first: Sequence[list[Answer]]
     ) -> list[list[Question]]:
         """The unlike question of each expert that takes steps, encoded together."""
+        if not self.has_unlike or not self.max_steps:
+            return [[] for _ in drafts]
         is_stepping = [
             self.is_any(not draft.dropped and _worst(answers).margin < self.margin)
             for draft, answers in zip(drafts, first, strict=True)
         ]
-        if not self.has_unlike or not self.max_steps:
-            return [[] for _ in drafts]
         asked = [
             _with_prompt(draft.edit, unlike_question(draft.expert.edit_id))
             for draft in compress(drafts, is_stepping)
