@@ -70,7 +70,7 @@ class Questions:
     asked_QR: Tensor
     least_Q: Tensor
     top_Q: Tensor
-    """Inner products from which on levels tell nothing apart; infinite where they need not."""
+    """Inner products from which on all have the highest level; infinite where no levels are needed."""
 
     @cached_property
     def rows(self) -> tuple[AskedRow, ...]:
@@ -109,7 +109,7 @@ class Questions:
 
 def level_step(least: float, top: float) -> float:
     """By how much the inner products of a level may exceed those of the level below; infinite where
-    levels say nothing."""
+    there is only one level."""
     span = top - least
     return span / (TOP_LEVEL - 1) if 0 < span <= 4 * abs(top) else math.inf
 

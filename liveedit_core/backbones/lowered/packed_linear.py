@@ -71,8 +71,8 @@ class PackedLinear(nn.Linear):
 
     @property
     def has_own_bits(self) -> bool:
-        """Whether `apart` keeps its word, as it does on the processors seen; in float32 kernels for
-        one row alone differ."""
+        """Whether a row of `apart` has the same bits beside any others, by comparison; so it is on
+        the processors seen. In float32 kernels for one row alone differ."""
         if self._has_own_bits is None:
             drawer = torch.Generator().manual_seed(0)
             values_XI = torch.randn(_COMPARED_ROWS[0], self.in_features, generator=drawer)
