@@ -70,7 +70,7 @@ class Questions:
     asked_QR: Tensor
     least_Q: Tensor
     top_Q: Tensor
-    """Inner products from which on all have the highest level; infinite where no levels are needed."""
+    """Inner products from which on all have the highest level; infinite without levels."""
 
     @cached_property
     def rows(self) -> tuple[AskedRow, ...]:
