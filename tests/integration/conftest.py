@@ -18,7 +18,7 @@ import boto3
 import pytest
 from botocore.exceptions import WaiterError
 
-_READY_TIMEOUT_S = 120.0
+_READY_TIMEOUT_S = 300.0
 
 
 S3_CREDENTIALS = {

@@ -68,7 +68,7 @@ class Run:
         )
 
     def do(
-        self, *arguments: str, job: str = "lifelong_edit", timeout_s: float = 300.0
+        self, *arguments: str, job: str = "lifelong_edit", timeout_s: float = 600.0
     ) -> tuple[int, str]:
         """Run a job to its end; returns exit code and output."""
         process = self.start(*arguments, job=job)

@@ -48,7 +48,7 @@ class ServedProcess:
     def end(self) -> int:
         """SIGTERM; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=120)
+        return self.process.wait(timeout=300)
 
 
 def start_process(root: Path, *options: str) -> ServedProcess:

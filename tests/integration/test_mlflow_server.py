@@ -61,6 +61,7 @@ class MlflowServer:
             "MLFLOW_TRACKING_USERNAME": "tests",
             "MLFLOW_TRACKING_PASSWORD": self.password,
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the spool tries again; sooner over
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "120",  # where the machine is busy
         }
 
     def start(self) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.integration.conftest import free_ports, wait_until_ready
 from tests.integration.edit_job import ROOT, Run, end_group, environment, needs_builtin_models
 
-pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [needs_builtin_models, pytest.mark.slow]
 
 TINY = ("requests.limit=2", "evaluation.at=[1]", 'evaluation.protocols=["teacher_forced"]')
 RAY = Path(sys.executable).with_name("ray")
@@ -36,7 +36,7 @@ class Head:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

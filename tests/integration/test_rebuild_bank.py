@@ -14,7 +14,7 @@ from liveedit_core.builtin.benchmark import load_builtin_cases
 from liveedit_core.method.generator import load_generator, save_generator
 from tests.integration.edit_job import Run, kill_at, needs_builtin_models
 
-pytestmark = [needs_builtin_models, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [needs_builtin_models, pytest.mark.long]
 
 NUM_EDITS = 6
 

@@ -318,7 +318,6 @@ def test_accepted_edits_survive_kills(tmp_path: Path, num_kills: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_ray_serve_answers_as_one_process_does(
     tmp_path: Path, server: ServedProcess, http: httpx2.Client
 ) -> None:

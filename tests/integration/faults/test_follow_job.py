@@ -10,7 +10,7 @@ from infra.storage.object_store import ObjectStore
 from liveedit_core.builtin.benchmark import load_builtin_cases
 from tests.integration.edit_job import Run, end_group, needs_builtin_models, wait_for_line
 
-pytestmark = [needs_builtin_models, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [needs_builtin_models, pytest.mark.slow]
 
 
 def test_facts_that_arrive_on_s3_are_taught_until_a_signal(s3_root: str, run: Run) -> None:
@@ -31,7 +31,7 @@ def test_facts_that_arrive_on_s3_are_taught_until_a_signal(s3_root: str, run: Ru
     try:
         wait_for_line(process, "3 edits in the bank; lag ")
         process.terminate()
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
     finally:
         end_group(process)
     assert process.returncode == 0, output

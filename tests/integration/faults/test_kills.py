@@ -11,7 +11,7 @@ from infra.storage.writer_fence import WriterFence
 from tests.integration.faults.edit_driver import BANK, BATCH_SIZE
 from tests.integration.faults.scene import Scene, add_node
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 VICTIMS = ("driver", "generator", "embedder")
 

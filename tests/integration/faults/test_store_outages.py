@@ -16,7 +16,7 @@ from tests.integration.edit_job import ROOT
 from tests.integration.faults.faulty_proxy import FaultyProxy, Shares
 from tests.integration.faults.scene import LEDGER, Scene, rows_of, undisturbed
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_full_disk(tmp_path: Path, mode: str) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
         if "MOUNTED" in done.stdout:
             break

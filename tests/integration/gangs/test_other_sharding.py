@@ -29,7 +29,7 @@ from tests.unit.tiny_inputs import logged
 from workers.generator_worker import GeneratorWorker
 from workers.models import ModelNames
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

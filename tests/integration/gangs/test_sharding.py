@@ -42,7 +42,7 @@ from workers.sharding_config import ShardingSection
 from workers.training_group import TrainingGroup
 from workers.training_worker import TrainingWorker
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
