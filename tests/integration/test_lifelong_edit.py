@@ -62,7 +62,7 @@ def test_the_same_command_again_does_nothing(undisturbed: tuple[Run, str]) -> No
 def test_a_killed_driver_changes_nothing_in_the_end(
     undisturbed: tuple[Run, str], tmp_path: Path
 ) -> None:
-    """Killed before the first edit, and again in the middle; what each left ends beside the next."""
+    """Killed before the first edit, and again in the middle."""
     run = Run(tmp_path)
     killed = []
     for moment in ("starting workers", "committed bank version 3"):
