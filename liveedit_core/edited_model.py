@@ -23,7 +23,7 @@ from liveedit_core.builtin.backbone import BUILTIN, builtin_generator_folder, lo
 from liveedit_core.errors import ConfigError, InputError
 from liveedit_core.explanation import Explanation, explain
 from liveedit_core.exported_experts import export_experts
-from liveedit_core.hops import hop_of, hopped
+from liveedit_core.hops import hopped, hops_of
 from liveedit_core.inputs.datasets import validate_question, validate_request, validate_tokens
 from liveedit_core.inputs.images import ImageSource, image_bytes_of
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS, InputLimits
@@ -265,7 +265,7 @@ class EditedModel:
             raise InputError("expected a list of prompts, and of an image or None for each of them")
         inputs = [self._asked(*pair) for pair in zip(images, prompts, strict=True)]
         editor = self.editor
-        inputs, first = hopped(editor, inputs, self._facts.get)
+        inputs, first = hopped(editor, inputs, self._facts.facts_of)
         routings: dict[int, Routing] = {}
         route = editor.router(routings) if len(editor.repository) else None
         continued = self._backbone.continuations(inputs, route, **arguments)
@@ -290,7 +290,7 @@ class EditedModel:
         """Which edits a question keeps, and why; where two edits answer it, both questions'."""
         editor = self.editor
         item = self._asked(image, prompt)
-        hop = hop_of(editor, item, self._facts.get)
+        hop = hops_of(editor, [item], self._facts.facts_of).get(0)
         if hop is None or hop.first is None:
             return explain(editor, item, self._facts)
         first, second = (explain(editor, one, self._facts) for one in (hop.inner, hop.second))

@@ -1,4 +1,10 @@
-"""One hop: a question about the owner of what is shown, answered by a textual edit about the owner.
+"""What is asked in place of a question: the edit's own words, one hop, or a form that is named.
+
+Own words. A question that means the same as that of the edit it keeps is asked in the edit's words,
+whose answer was verified when the edit was written: "what temperature" as "At what temperature does
+it melt?". A question of yes or no stays what it is, beside a fact that is none.
+
+One hop, a question about the owner of what is shown, answered by a textual edit about the owner:
 
 "What is the phone number of its owner?"
 inner     "What is the owner of this?", with the image    -> an image edit: "Anna Keller"
@@ -14,7 +20,7 @@ euros?" is answered by the "no" of its edit, whatever embeddings say.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
@@ -58,14 +64,19 @@ _OF_IT = re.compile(
 """Asks for what belongs to it, rather than about that."""
 
 
+LEAST_WEIGHT = 0.5
+"""An edit with more weight than this is what a question is about."""
+
 LEAST_GAIN = 1.0
 """In prompt similarity, of the second question over a textual edit that the asked one keeps."""
 
 MAX_SPLITS = 6
-"""That are looked at; each costs two prompts at the layers up to l_e."""
+"""That are looked at."""
 
-FactOf = Callable[[str], Fact | None]
-"""What an edit taught, if it is known."""
+ROUTED_AT_ONCE = 64
+
+FactsOf = Callable[[Collection[str]], Mapping[str, Fact]]
+"""What some edits taught, as far as it is known (`FactSource.facts_of`)."""
 
 
 class Split(NamedTuple):
@@ -78,12 +89,12 @@ class Split(NamedTuple):
 
 
 class Hop(NamedTuple):
-    """A question that two edits answer, or one whose text tells which form of an edit does."""
+    """What is asked in place of a question."""
 
     inner: BackboneInput
     """About the image."""
     second: BackboneInput
-    """What is asked in place of the question; itself, with the form."""
+    """The question that is asked instead."""
     first: Routing | None
     """Of the inner question, where two edits answer."""
 
@@ -108,23 +119,77 @@ def splits(prompt: str) -> Iterator[Split]:
 
 
 @torch.no_grad()
-def hop_of(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | None:
-    """What is asked in place of a question; None if that is the question as it is."""
-    if item.image_bytes is None or not editor.repository.forms:
-        return None
-    hop = _two_edits(editor, item, fact_of) if editor.has_textual else None
-    return hop or _claim(editor, item, fact_of)
+def hops_of(editor: Editor, items: Sequence[BackboneInput], facts_of: FactsOf) -> dict[int, Hop]:
+    """What is asked in place of some questions, by index; the others are asked as they are."""
+    hops = hops_of_forms(editor, items, facts_of)
+    if editor.generator.can_route_texts and len(editor.repository):
+        rest = [i for i in range(len(items)) if i not in hops]
+        routings = _routings(editor, [items[i] for i in rest])
+        asked = {rest[n]: (items[rest[n]], routing) for n, routing in routings.items()}
+        hops |= {i: Hop(one, one, None) for i, one in in_own_words(editor, asked, facts_of).items()}
+    return hops
 
 
-def _claim(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | None:
+@torch.no_grad()
+def hops_of_forms(
+    editor: Editor, items: Sequence[BackboneInput], facts_of: FactsOf
+) -> dict[int, Hop]:
+    """Those over two edits, and those that name a form, where edits have forms."""
+    hops: dict[int, Hop] = {}
+    for i, item in enumerate(items) if editor.repository.forms else ():
+        if item.image_bytes is not None:
+            hop = _two_edits(editor, item, facts_of) if editor.has_textual else None
+            if hop := hop or _claim(editor, item, facts_of):
+                hops[i] = hop
+    return hops
+
+
+def in_own_words(
+    editor: Editor, asked: Mapping[int, tuple[BackboneInput, Routing]], facts_of: FactsOf
+) -> dict[int, BackboneInput]:
+    """Of some routed questions those that are asked in an edit's words, in these words."""
+    meant = {
+        i: routing.kept[0]
+        for i, (item, routing) in asked.items()
+        if routing.kept and routing.weights[0] > LEAST_WEIGHT and routing.is_plain
+        if item.form is None and editor.generator.can_route_texts
+    }
+    facts = facts_of(set(meant.values())) if meant else {}
+    found = {}
+    for i, edit_id in meant.items():
+        item, fact = asked[i][0], facts.get(edit_id)
+        if fact is None or fact.prompt == item.prompt:
+            continue
+        if _is_of_yes_or_no(editor, item.prompt) <= _is_of_yes_or_no(editor, fact.prompt):
+            found[i] = replace(item, prompt=fact.prompt)
+    return found
+
+
+def _is_of_yes_or_no(editor: Editor, prompt: str) -> bool:
+    return form_asked(editor.backbone, editor.generator, prompt) == "yes or no"
+
+
+def _routings(editor: Editor, items: Sequence[BackboneInput]) -> dict[int, Routing]:
+    """Of those that are routed, by index."""
+    found: dict[int, Routing] = {}
+    for start in range(0, len(items), ROUTED_AT_ONCE):
+        states = editor.routing_states(items[start : start + ROUTED_AT_ONCE])
+        rows = [row for row, state in enumerate(states) if editor.is_routed(state)]
+        if rows:
+            explained = editor.explain(editor.route([states[row] for row in rows]))
+            found |= zip((start + row for row in rows), explained, strict=True)
+    return found
+
+
+def _claim(editor: Editor, item: BackboneInput, facts_of: FactsOf) -> Hop | None:
     """A question of yes or no whose text tells the answer (`claims`)."""
     form = form_asked(editor.backbone, editor.generator, item.prompt)
     if form not in ("yes or no", "reversed"):
         return None
-    routing = editor.route(editor.backbone.encode([item]))
+    routing = editor.route(editor.routing_states([item]))
     column = _best(routing, 0)
     place = -1 if column is None else int(routing.position_N[column])
-    fact = fact_of(editor.repository.edit_ids[place]) if place in editor.repository.forms else None
+    fact = _fact_at(editor, place, facts_of) if place in editor.repository.forms else None
     if fact is None:
         return None
     found = verdict(item.prompt, fact.prompt, fact.target)
@@ -134,15 +199,15 @@ def _claim(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | None:
     return Hop(item, replace(item, form=("which", "yes", "no").index(found)), None)
 
 
-def _two_edits(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | None:
+def _two_edits(editor: Editor, item: BackboneInput, facts_of: FactsOf) -> Hop | None:
     """The hop over the edit of an image and a textual one."""
     repository = editor.repository
     for split in islice(splits(item.prompt), MAX_SPLITS):
         inner = replace(item, prompt=split.inner)
-        routing = editor.route(editor.backbone.encode([inner, item]))
+        routing = editor.route(editor.routing_states([inner, item]))
         own, direct = _best(routing, 0), _best(routing, 1)
         place = -1 if own is None else int(routing.position_N[own])
-        fact = fact_of(repository.edit_ids[place]) if place in repository.forms else None
+        fact = _fact_at(editor, place, facts_of) if place in repository.forms else None
         if fact is None or own is None or not _is_plain(routing, own):
             continue
         if ask_apart(split.inner, fact.prompt):
@@ -150,13 +215,14 @@ def _two_edits(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | No
         answer = fact.target.strip().rstrip(".")
         prompt = item.prompt[: split.start] + answer + item.prompt[split.stop :]
         second = replace(item, prompt=prompt, image_bytes=None)
-        further = editor.route(editor.backbone.encode([second]))
+        further = editor.route(editor.routing_states([second]))
         found = _best(further, 0)
         if found is None:
             continue
-        known = fact_of(repository.edit_ids[int(further.position_N[found])])
+        known = _fact_at(editor, int(further.position_N[found]), facts_of)
         if known is None or not _asks_the_same(editor, prompt, known.prompt, answer):
             continue
+        second = replace(second, prompt=known.prompt)
         if direct not in (None, own):
             gain = further.prompt_BN[0, found] - routing.prompt_BN[1, direct]
             if not routing.is_textual_N[direct] or gain < LEAST_GAIN:
@@ -166,12 +232,17 @@ def _two_edits(editor: Editor, item: BackboneInput, fact_of: FactOf) -> Hop | No
 
 
 def hopped(
-    editor: Editor, items: Sequence[BackboneInput], fact_of: FactOf
+    editor: Editor, items: Sequence[BackboneInput], facts_of: FactsOf
 ) -> tuple[list[BackboneInput], dict[int, Routing]]:
-    """What is asked in place of some questions, and `Hop.first` where there is one, by index."""
-    hops = {i: hop for i, item in enumerate(items) if (hop := hop_of(editor, item, fact_of))}
+    """The questions that are asked, and `Hop.first` where there is one, by index."""
+    hops = hops_of(editor, items, facts_of)
     asked = [hops[i].second if i in hops else item for i, item in enumerate(items)]
     return asked, {i: hop.first for i, hop in hops.items() if hop.first}
+
+
+def _fact_at(editor: Editor, place: int, facts_of: FactsOf) -> Fact | None:
+    edit_id = editor.repository.edit_ids[place]
+    return facts_of([edit_id]).get(edit_id)
 
 
 def _asks_the_same(editor: Editor, prompt: str, other: str, answer: str) -> bool:
@@ -185,7 +256,7 @@ def _asks_the_same(editor: Editor, prompt: str, other: str, answer: str) -> bool
     if not is_about_it or ask_apart(*texts) or _between(*texts) or _between(*texts[::-1]):
         return False
     inputs = [BackboneInput(prompt=text) for text in texts]
-    asked, stored = (state.prompt_embeddings_WP for state in editor.backbone.encode(inputs))
+    asked, stored = (state.prompt_embeddings_WP for state in editor.routing_states(inputs))
     key, config = editor.generator.prompt_key, editor.generator.config
     likeness = similarity(key([asked], is_edit=False), key([stored], is_edit=True).flatten(1))
     return bool(passes_gate(likeness, config))

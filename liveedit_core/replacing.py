@@ -10,7 +10,7 @@ image's encoding; no image is that of all textual edits), or if it has another t
 """
 
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -67,6 +67,10 @@ class KnownFacts(Mapping[str, Fact]):
         """Edits with the pixels of a fact, or with its image and prompt."""
         contents = (fact.pixel_digest, fact.subject_id)
         return set().union(*(self._of_content.get(content, ()) for content in contents))
+
+    def facts_of(self, edit_ids: Collection[str]) -> dict[str, Fact]:
+        """Those that are known, as of a `FactSource`."""
+        return {key: self._facts[key] for key in edit_ids if key in self._facts}
 
     def __getitem__(self, edit_id: str) -> Fact:
         return self._facts[edit_id]

@@ -7,6 +7,10 @@ from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.schema import Fact
 
+_MAX_KNOWN = 100_000
+_known: dict[tuple[str, str], Fact] = {}
+"""What this process has read, by store and edit: the fact of an edit never changes."""
+
 
 @dataclass(frozen=True)
 class LoggedFacts:
@@ -15,17 +19,25 @@ class LoggedFacts:
     _store: ObjectStore
 
     def facts_of(self, edit_ids: Collection[str]) -> dict[str, Fact]:
-        if not RequestLog.exists(self._store):
-            return {}
-        return {
-            header.edit_id: Fact(
+        found = {
+            edit_id: fact
+            for edit_id in edit_ids
+            if (fact := _known.get((self._store.root_uri, edit_id))) is not None
+        }
+        unknown = [edit_id for edit_id in edit_ids if edit_id not in found]
+        if not unknown or not RequestLog.exists(self._store):
+            return found
+        if len(_known) + len(unknown) > _MAX_KNOWN:
+            _known.clear()
+        for header in RequestLog(self._store).headers(edit_ids=unknown):
+            fact = Fact(
                 prompt=header.prompt,
                 target=header.target,
                 subject_id=header.subject_id,
                 pixel_digest=header.pixel_digest,
             )
-            for header in RequestLog(self._store).headers(edit_ids=edit_ids)
-        }
+            found[header.edit_id] = _known[self._store.root_uri, header.edit_id] = fact
+        return found
 
     def images_of(self, edit_ids: Collection[str]) -> dict[str, bytes]:
         if not RequestLog.exists(self._store):

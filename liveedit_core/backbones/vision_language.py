@@ -116,8 +116,8 @@ class VisionLanguageBackbone:
         self._suffix: nn.Module = self.suffix()
 
     def _encoding(self) -> str:
-        form, tower = self.reader.format, self.image_tower
-        return prefix.encoding_of(form, self.dtype, tower, self.prompt_encoder)
+        form, parts = self.reader.format, (self.image_tower, self.prompt_encoder)
+        return prefix.encoding_of(form, self.dtype, *parts)
 
     @property
     def decoder(self) -> Any:
@@ -245,10 +245,13 @@ class VisionLanguageBackbone:
 
     @torch.no_grad()
     def encode(
-        self, inputs: Sequence[BackboneInput], *, is_apart: bool = False
+        self, inputs: Sequence[BackboneInput], *, is_apart: bool = False, has_hidden: bool = True
     ) -> list[LayerStates]:
-        """See `Backbone.encode`; for `is_apart` see `encode_apart`."""
+        """See `Backbone.encode` and `encode_apart`; without `has_hidden`, all of it is zeros."""
         prepared = self._prepared(inputs, is_apart=is_apart)
+        if not has_hidden:
+            none_1D = self.embed.weight[:1] * 0
+            return [prefix.states_of(one, none_1D, self.embed) for one in prepared]
         states: dict[int, LayerStates] = {}
         sharing = [] if is_apart else prepared
         shared = prefix.SharedImages(self, sharing, partial(self._arguments, side="right"))
@@ -262,9 +265,8 @@ class VisionLanguageBackbone:
 
     def lowered(self, first: int, stop: int) -> LoweredDecoder | None:
         """Some layers as `LoweredDecoder`, where the model's can be."""
-        if self.image_tower is None or self.family.positions is not None:
-            return None
-        return LoweredDecoder.of(self.decoder, self.head, first, stop)
+        is_plain = self.image_tower is not None and self.family.positions is None
+        return LoweredDecoder.of(self.decoder, self.head, first, stop) if is_plain else None
 
     def _hidden_each(self, items: Sequence[Prepared]) -> list[Tensor]:
         """Hidden states at l_e of each input, [T, D]; there may be more behind its own."""
@@ -383,8 +385,8 @@ class VisionLanguageBackbone:
 
     def generating_view(self, hook: HiddenHook | None, *, has_image: bool) -> Any:
         """Always a view, as some families keep state in the model."""
-        layer = f"{self.decoder_path}.layers.{self.edit_layer}"
-        view = with_hook(self.model, layer, hook or (lambda _: None))
+        path = f"{self.decoder_path}.layers.{self.edit_layer}"
+        view = with_hook(self.model, path, hook or (lambda _: None))
         return view.get_submodule("" if has_image else self.family.text_generator)
 
 

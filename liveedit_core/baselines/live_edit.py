@@ -34,7 +34,7 @@ class LiveEdit(ComparedEditor):
         self._facts = KnownFacts()
 
     def answer(self, inputs: Sequence[BackboneInput], max_new_tokens: int) -> list[str]:
-        asked, _ = hopped(self.editor, inputs, self._facts.get)
+        asked, _ = hopped(self.editor, inputs, self._facts.facts_of)
         router = self.editor.router()
         return self.editor.backbone.generate(asked, router, max_new_tokens=max_new_tokens)
 
@@ -46,7 +46,7 @@ class LiveEdit(ComparedEditor):
             self.editor.repository,
             protocols=protocols,
             max_new_tokens=max_new_tokens,
-            fact_of=self._facts.get,
+            facts_of=self._facts.facts_of,
         )
 
     def memory(self) -> EditorMemory:

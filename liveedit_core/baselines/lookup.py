@@ -32,14 +32,12 @@ from liveedit_core.evaluation.probes import (
     free_generation_result,
     teacher_forced_result,
 )
+from liveedit_core.hops import LEAST_WEIGHT
 from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
 from liveedit_core.method.repository import ExpertRepository, textual_rows
 from liveedit_core.replacing import KnownFacts, plan_edits
 from liveedit_core.schema import EditRequest
 from liveedit_core.states import LayerStates
-
-LEAST_WEIGHT = 0.5
-"""An edit with more weight than this answers."""
 
 
 class Lookup(ComparedEditor):

@@ -8,14 +8,14 @@
 the answer is the unedited one, bit for bit.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from liveedit_core.backbones.protocol import Backbone, Residual
+from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual
 from liveedit_core.evaluation.edited_answers import EditedQuery, clear_if_full, matrix_digests
 from liveedit_core.evaluation.probes import (
     FREE_GENERATION,
@@ -33,7 +33,7 @@ from liveedit_core.evaluation.unedited_answers import (
     UneditedQuery,
     cached_answers,
 )
-from liveedit_core.hops import FactOf, hopped
+from liveedit_core.hops import FactsOf, hops_of_forms, in_own_words
 from liveedit_core.inputs.limits import MAX_TARGET_TOKENS
 from liveedit_core.method.editor import NOTHING_KEPT, Editor, Routing
 from liveedit_core.method.repository import ExpertRepository
@@ -66,6 +66,8 @@ def probes_of(cases: Sequence[Case], free_case_ids: Collection[str]) -> list[Cas
 class _Asked(NamedTuple):
     """A probe's input at the edited model."""
 
+    probe: PreparedProbe
+    """With what is asked in place of its question."""
     routing: Routing
     ids: tuple[int, ...]
     """Argmax at each target position and after the target; () where no expert is kept."""
@@ -82,6 +84,11 @@ def decided_length(
         if found != wanted:
             return None
     return None
+
+
+def _content(item: BackboneInput) -> tuple[bytes | None, str, str, int | None]:
+    """What the states of a probe's input depend on."""
+    return item.image_bytes, item.prompt, item.target, item.form
 
 
 class ProbePreparer:
@@ -225,59 +232,65 @@ class CaseScorer(ProbePreparer):
         *,
         protocols: Sequence[str] = (TEACHER_FORCED,),
         max_new_tokens: int = MAX_TARGET_TOKENS,
-        fact_of: FactOf | None = None,
+        facts_of: FactsOf | None = None,
     ) -> list[ProbeResult]:
         """Score all probes against a repository. Free generation is scored on the probes that were
-        prepared with an unedited free answer. `fact_of` is the repository's own, if not given."""
+        prepared with an unedited free answer. `facts_of` is the repository's own, if not given."""
         editor = self.editor.with_repository(repository)
-        prepared = self._hopped(editor, prepared, fact_of)
-        free = [probe for probe in prepared.probes if probe.unedited_answer is not None]
+        if facts_of is None and repository.fact_source is not None:
+            facts_of = repository.fact_source.facts_of
         is_forced = TEACHER_FORCED in protocols
-        probes = prepared.probes if is_forced else free
-        asked = self._ask(editor, probes)
+        probes = [p for p in prepared.probes if is_forced or p.unedited_answer is not None]
+        if facts_of is not None and repository.forms:
+            probes = self._hopped(editor, probes, facts_of)
+        asked = self._ask(editor, probes, facts_of)
         results: list[ProbeResult] = []
         if is_forced:
             results += [
                 teacher_forced_result(
-                    probe,
-                    one.ids[:-1] if one.routing.kept else probe.unedited_ids,
+                    one.probe,
+                    one.ids[:-1] if one.routing.kept else one.probe.unedited_ids,
                     one.routing,
                     self.backbone.decode,
                 )
-                for probe, one in zip(probes, asked, strict=True)
+                for one in asked
             ]
         if FREE_GENERATION in protocols:
-            kept = [
-                one
-                for probe, one in zip(probes, asked, strict=True)
-                if probe.unedited_answer is not None
-            ]
-            results += self._score_free_generation(editor, free, kept, max_new_tokens)
+            free = [one for one in asked if one.probe.unedited_answer is not None]
+            results += self._score_free_generation(editor, free, max_new_tokens)
         return results
 
     def _hopped(
-        self, editor: Editor, prepared: PreparedCases, fact_of: FactOf | None
-    ) -> PreparedCases:
-        """With the second question in place of each that two edits answer."""
-        source = editor.repository.fact_source
-        if fact_of is None and source is not None:
-            fact_of = lambda edit_id: source.facts_of([edit_id]).get(edit_id)  # noqa: E731
-        if fact_of is None:
-            return prepared
-        asked, first = hopped(editor, [probe.question for probe in prepared.probes], fact_of)
-        probes = [
-            replace(probe, question=item, states=replace(probe.states, form=item.form))
-            for probe, item in zip(prepared.probes, asked, strict=True)
-        ]
-        states = self.backbone.encode([asked[i] for i in first])
-        for i, state in zip(first, states, strict=True):
-            probes[i] = replace(probes[i], states=state)
-        return PreparedCases(probes=tuple(probes))
+        self, editor: Editor, probes: Sequence[PreparedProbe], facts_of: FactsOf
+    ) -> list[PreparedProbe]:
+        """With the second question in place of each that two edits answer, and forms as named."""
+        hops = hops_of_forms(editor, [probe.question for probe in probes], facts_of)
+        named = list(probes)
+        for i, hop in hops.items():
+            states = replace(probes[i].states, form=hop.second.form)
+            named[i] = replace(probes[i], question=hop.second, states=states)
+        return self._with_states(named, {i: hop.second for i, hop in hops.items() if hop.first})
 
-    def _ask(self, editor: Editor, probes: Sequence[PreparedProbe]) -> list[_Asked]:
+    def _with_states(
+        self, probes: Sequence[PreparedProbe], asked: Mapping[int, BackboneInput]
+    ) -> list[PreparedProbe]:
+        """Probes of which some are asked as other inputs, which others of them may be too."""
+        states = {_content(probe.question): probe.states for probe in probes}
+        missing = {_content(item): item for item in asked.values()}
+        missing = {key: item for key, item in missing.items() if key not in states}
+        states |= zip(missing, self.backbone.encode(list(missing.values())), strict=True)
+        found = list(probes)
+        for i, item in asked.items():
+            found[i] = replace(found[i], question=item, states=states[_content(item)])
+        return found
+
+    def _ask(
+        self, editor: Editor, probes: Sequence[PreparedProbe], facts_of: FactsOf | None
+    ) -> list[_Asked]:
         """Answers under teacher forcing; a question that keeps equal experts again is not asked
         again."""
-        asked = [_Asked(NOTHING_KEPT, ())] * len(probes)
+        asked = [_Asked(probe, NOTHING_KEPT, ()) for probe in probes]
+        again: dict[int, BackboneInput] = {}
         digests: dict[str, bytes] = {}
         clear_if_full(self._ids)
         for chosen in self._batches(editor, probes):
@@ -286,6 +299,11 @@ class CaseScorer(ProbePreparer):
             kept = routing.kept_BN.any(1).nonzero().flatten().tolist()
             explained = editor.explain(routing) if kept else []
             routings = {row: explained[row] for row in kept}
+            if facts_of is not None:
+                routed = {chosen[row]: one for row, one in routings.items()}
+                questions = {i: (probes[i].question, one) for i, one in routed.items()}
+                again |= in_own_words(editor, questions, facts_of)
+                routings = {row: one for row, one in routings.items() if chosen[row] not in again}
             digests |= matrix_digests(editor.repository, routings.values(), digests)
             keys = {
                 row: EditedQuery.of(probes[chosen[row]].question, one, digests)
@@ -298,24 +316,30 @@ class CaseScorer(ProbePreparer):
                 ids = self._argmax_ids([states[row] for row in new], [added_BTD[i] for i in new])
                 self._ids |= zip([keys[row] for row in new], ids, strict=True)
             for row, key in keys.items():
-                asked[chosen[row]] = _Asked(routings[row], self._ids[key])
+                i = chosen[row]
+                asked[i] = _Asked(probes[i], routings[row], self._ids[key])
+        if again:
+            others = self._with_states(probes, again)
+            found = self._ask(editor, [others[i] for i in again], None)
+            for i, one in zip(again, found, strict=True):
+                asked[i] = one
         return asked
 
     def _score_free_generation(
         self,
         editor: Editor,
-        probes: Sequence[PreparedProbe],
         asked: Sequence[_Asked],
         max_new_tokens: int,
     ) -> list[ProbeResult]:
         """Generate where an expert is kept and the teacher-forced pass leaves the answer open;
         elsewhere it is the unedited one. A question that keeps equal experts in another repository
         is not generated again."""
+        probes = [one.probe for one in asked]
         texts = [probe.unedited_answer or "" for probe in probes]
         is_open: list[int] = []
-        for i, (probe, one) in enumerate(zip(probes, asked, strict=True)):
+        for i, one in enumerate(asked):
             if one.routing.kept:
-                text = self._decided_answer(one.ids, probe.states, max_new_tokens)
+                text = self._decided_answer(one.ids, one.probe.states, max_new_tokens)
                 if text is None:
                     is_open.append(i)
                 else:
@@ -338,8 +362,8 @@ class CaseScorer(ProbePreparer):
         self._texts |= dict(zip([keys[i] for i in new], generated, strict=True))
         texts = [self._texts[keys[i]] if i in keys else text for i, text in enumerate(texts)]
         return [
-            free_generation_result(probe, text, one.routing)
-            for probe, text, one in zip(probes, texts, asked, strict=True)
+            free_generation_result(one.probe, text, one.routing)
+            for text, one in zip(texts, asked, strict=True)
         ]
 
     def _batches(self, editor: Editor, probes: Sequence[PreparedProbe]) -> Iterable[list[int]]:

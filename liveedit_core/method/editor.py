@@ -10,6 +10,7 @@ from torch import Tensor
 
 from liveedit_core.backbones.apart import encode_apart
 from liveedit_core.backbones.protocol import Backbone, BackboneInput, Residual, RouteOnce
+from liveedit_core.backbones.vision_language import VisionLanguageBackbone
 from liveedit_core.devices import device_of
 from liveedit_core.errors import ConfigError, RepositoryMismatchError
 from liveedit_core.inputs.rejects import RefusedInputError, RejectType
@@ -54,9 +55,15 @@ class Routing:
     visual_margins: tuple[float, ...]
     """Visual similarity minus the sentinel's."""
     form_shares: tuple[tuple[float, ...], ...] = ()
-    """Of each that has forms, the plain one first (`prompt_key`)."""
+    """Of the fact and of its forms (`prompt_key`), () of an edit without; () if none has any."""
     first: "Routing | None" = None
     """Of the inner question, where two edits answer (`hops`)."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the first edit is asked for its fact, not for what follows from it."""
+        shares = self.form_shares[0] if self.form_shares else ()
+        return not shares or shares[0] == max(shares)
 
 
 NOTHING_KEPT = Routing(kept=(), weights=(), visual_margins=())
@@ -219,6 +226,15 @@ class Editor:
         """Whether there are edits that a question without an image may keep."""
         return len(self.repository.textual_positions) > 0
 
+    def routing_states(self, inputs: Sequence[BackboneInput]) -> list[LayerStates]:
+        """States for `route` alone: where the image tower and the prompt encoder say which experts
+        are kept, no layer of the language model runs."""
+        generator, backbone = self.generator, self.backbone
+        is_read = not (generator.has_pyramid and generator.has_prompt_key)
+        if is_read or not isinstance(backbone, VisionLanguageBackbone):
+            return backbone.encode(inputs)
+        return backbone.encode(inputs, has_hidden=False)
+
     @torch.no_grad()
     def route(
         self, states: Sequence[LayerStates], *, compared_U: Tensor | None = None
@@ -313,11 +329,9 @@ class Editor:
                     kept=tuple(self.repository.edit_ids[place] for place in places),
                     weights=tuple(routing.weights_BN[row, kept].tolist()),
                     visual_margins=tuple(routing.margin_BN[row, kept].tolist()),
-                    form_shares=tuple(
-                        tuple(routing.form_shares[n].shares_BF[row].tolist())
-                        for n in kept
-                        if n in routing.form_shares
-                    ),
+                    form_shares=tuple(routing.shares_of(row, n) for n in kept)
+                    if routing.form_shares
+                    else (),
                 )
             )
         return explained

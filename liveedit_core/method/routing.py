@@ -137,6 +137,11 @@ class RoutingBatch:
     form_shares: Mapping[int, FormShares] = field(default_factory=dict)
     """By column, of the experts with forms."""
 
+    def shares_of(self, row: int, column: int) -> tuple[float, ...]:
+        """Which forms of an expert an input asks for; () of an expert without any."""
+        shares = self.form_shares.get(column)
+        return () if shares is None else tuple(shares.shares_BF[row].tolist())
+
 
 def route(
     features: Features,

@@ -94,7 +94,7 @@ class Question:
     """See `Routing.first`."""
 
     def take_hop(self) -> None:
-        """Ask the second question in place of one that two edits answer."""
+        """Ask what is asked in place of the question (`hops`)."""
         if hop := self.version.hop(self.item):
             self.item, self.first = hop.second, hop.first
 

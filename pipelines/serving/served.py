@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from liveedit_core.backbones.protocol import BackboneInput
-from liveedit_core.hops import Hop, hop_of
+from liveedit_core.hops import Hop, hops_of
 from liveedit_core.method.editor import Editor, Routing
 from liveedit_core.method.fused_rows import KeptExpert, KeptExperts
 from liveedit_core.method.routing import RoutingBatch
@@ -112,12 +112,12 @@ class ServedVersion:
         return batch.form_shares[column].by_slot(batch.weights_BN[:, column])[row]
 
     def hop(self, item: BackboneInput) -> Hop | None:
-        """What is asked in place of a question that two edits answer."""
+        """What is asked in place of a question, if not the question as it is."""
         if self.editor is None or not self.num_edits:
             return None
-        return hop_of(self.editor, item, lambda edit_id: self.facts([edit_id]).get(edit_id))
+        return hops_of(self.editor, [item], self.facts).get(0)
 
-    def facts(self, edit_ids: Sequence[str]) -> Mapping[str, Fact]:
+    def facts(self, edit_ids: Collection[str]) -> Mapping[str, Fact]:
         """What some edits taught, as far as the request log knows."""
         source = self.editor.repository.fact_source if self.editor else None
         return source.facts_of(edit_ids) if source and edit_ids else {}

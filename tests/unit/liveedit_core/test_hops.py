@@ -13,7 +13,7 @@ from liveedit_core.baselines.live_edit import LiveEdit
 from liveedit_core.edited_model import EditedModel
 from liveedit_core.evaluation.probes import PROTOCOLS
 from liveedit_core.evaluation.scoring import CaseScorer
-from liveedit_core.hops import hop_of, splits
+from liveedit_core.hops import FactsOf, Hop, hops_of_forms, splits
 from liveedit_core.method.editor import Editor
 from liveedit_core.method.expert import Expert
 from liveedit_core.method.forms.writing import directions
@@ -123,6 +123,10 @@ def with_forms(expert: Expert) -> Expert:
     return replace(expert, forms_FX=row[None])
 
 
+def hop_of(editor: Editor, item: BackboneInput, facts_of: FactsOf) -> Hop | None:
+    return hops_of_forms(editor, [item], facts_of).get(0)
+
+
 def near(request: EditRequest, prompt: str) -> EditRequest:
     """An edit of another question that routing takes for the same."""
     return replace(request, prompt=prompt, also_asked=(request.prompt,))
@@ -202,10 +206,11 @@ def test_else_nothing_changes(
     model = model_of(editor, *requests, is_derived=is_derived)
     item = BackboneInput(prompt=ASKED, image_bytes=image(0))
     (done,) = model.generate([image(0)], [ASKED], **GREEDY)
-    monkeypatch.setattr("liveedit_core.edited_model.hopped", lambda _, items, __: (items, {}))
+    monkeypatch.setattr("liveedit_core.hops.hops_of_forms", lambda *_: {})
     (before,) = model.generate([image(0)], [ASKED], **GREEDY)
     assert (done.token_ids, done.routing) == (before.token_ids, before.routing)
-    assert hop_of(model.editor, item, model.fact) is None
+    monkeypatch.undo()
+    assert hop_of(model.editor, item, model._facts.facts_of) is None
 
 
 @pytest.mark.parametrize(
@@ -226,9 +231,9 @@ def test_what_is_near_is_not_answered_by_two_edits(
     monkeypatch.setattr("liveedit_core.hops.passes_gate", lambda *_: torch.tensor(True))
     item = BackboneInput(prompt=ASKED, image_bytes=image(0))
     taught = model_of(editor, OWNER, NUMBER)
-    assert hop_of(taught.editor, item, taught.fact) is not None
+    assert hop_of(taught.editor, item, taught._facts.facts_of) is not None
     model = model_of(editor, first, second)
-    assert hop_of(model.editor, item, model.fact) is None
+    assert hop_of(model.editor, item, model._facts.facts_of) is None
 
 
 def with_answers(model: EditedModel) -> Editor:
@@ -259,7 +264,7 @@ def test_a_claim_is_answered_by_its_text(
     model = model_of(editor, replace(OWNER, also_asked=(prompt,)))
     formed = with_answers(model)
     item = BackboneInput(prompt=prompt, image_bytes=image(0))
-    hop = hop_of(formed, item, model.fact)
+    hop = hop_of(formed, item, model._facts.facts_of)
     assert (hop and (hop.second.form, hop.first)) == (None if asked is None else (asked, None))
     expected = [0.25] * 4 if asked is None else [float(n == asked) for n in range(4)]
     states = formed.backbone.encode([item if hop is None else hop.second])
@@ -270,7 +275,7 @@ def test_a_claim_is_answered_by_its_text(
     assert done.routing == routing
     assert model.explain(image(0), prompt).first is None
     with_others = replace(formed.repository, forms={0: formed.repository.forms[0][[0, 0, 0]]})
-    assert hop_of(formed.with_repository(with_others), item, model.fact) is None
+    assert hop_of(formed.with_repository(with_others), item, model._facts.facts_of) is None
 
 
 def equal_logits(text_BS: torch.Tensor, forms_FX: torch.Tensor) -> torch.Tensor:
@@ -289,7 +294,7 @@ def test_a_probe_is_scored_as_its_text_is_answered(
     probe = Probe(kind=ProbeKind.PORTABILITY, prompt=prompt, target="no", image_bytes=image(0))
     scorer = CaseScorer(formed)
     prepared = scorer.prepare([Case(case_id="c", edit=edit, probes=(probe,))])
-    hopped = scorer._hopped(formed, prepared, model.fact).probes[-1]
+    hopped = scorer._hopped(formed, prepared.probes, model._facts.facts_of)[-1]
     assert (hopped.question.form, hopped.states.form) == (2, 2)
 
 
@@ -299,15 +304,15 @@ def test_what_follows_from_an_edit_is_no_first(editor: Editor) -> None:
     asked_for = {n: form_row(1, 50.0, torch.zeros(CONFIG.text_size))[None] for n in held.forms}
     formed = model.editor.with_repository(replace(held, forms=asked_for))
     item = BackboneInput(prompt=ASKED, image_bytes=image(0))
-    assert hop_of(formed, item, model.fact) is None
+    assert hop_of(formed, item, model._facts.facts_of) is None
 
 
 def test_an_edit_whose_fact_is_not_known_is_no_first(editor: Editor) -> None:
     model = model_of(editor, OWNER, NUMBER)
     item = BackboneInput(prompt=ASKED, image_bytes=image(0))
-    assert hop_of(model.editor, item, model.fact) is not None
-    assert hop_of(model.editor, item, lambda _: None) is None
-    assert hop_of(model.editor, replace(item, image_bytes=None), model.fact) is None
+    assert hop_of(model.editor, item, model._facts.facts_of) is not None
+    assert hop_of(model.editor, item, lambda _: {}) is None
+    assert hop_of(model.editor, replace(item, image_bytes=None), model._facts.facts_of) is None
 
 
 class Facts:
