@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from liveedit_core.backbones.image_tower import ImageTower
+from liveedit_core.backbones.image_tower import IMAGE_CACHE_BYTES, ImageFeatureCache, ImageTower
 from liveedit_core.backbones.load_options import LoadOptions
 from liveedit_core.backbones.protocol import BackboneInput
 from liveedit_core.builtin.backbone import (
@@ -55,8 +55,8 @@ def measure(num_edits: int, rounds: int, batch: int, num_tokens: int) -> dict[st
     bank = ExpertRepository.empty(generator.config).with_experts(generator.config, experts)
     model = EditedModel(backbone, generator, bank, weak="commit")
     model.edit_many((edit.image_bytes, edit.prompt, edit.target) for edit in edits)
-    assert backbone.image_tower is not None
-    backbone.image_tower.cache.max_bytes = 0  # each question has a new image
+    tower = backbone.image_tower
+    assert tower is not None
     plain_s, edited_s, num_kept = [], [], 0
     for number in range(rounds + 1):
         chosen = edits[batch * number : batch * (number + 1)]
@@ -67,6 +67,7 @@ def measure(num_edits: int, rounds: int, batch: int, num_tokens: int) -> dict[st
                 unedited.model.generate(**part.arguments, pad_token_id=unedited.pad_id, **arguments)
 
         def edited(items: list[BackboneInput] = items) -> int:
+            tower.cache = ImageFeatureCache(IMAGE_CACHE_BYTES)  # each question has a new image
             images, prompts = zip(*((one.image_bytes, one.prompt) for one in items), strict=True)
             done = model.generate(images, prompts, **arguments)
             return sum(bool(one.routing and one.routing.kept) for one in done)
