@@ -7,7 +7,7 @@ from infra.requests.request_log import RequestLog
 from infra.storage.object_store import ObjectStore
 from liveedit_core.schema import Fact
 
-_MAX_KNOWN = 100_000
+MAX_KNOWN = 100_000
 _known: dict[tuple[str, str], Fact] = {}
 """What this process has read, by store and edit: the fact of an edit never changes."""
 
@@ -27,7 +27,7 @@ class LoggedFacts:
         unknown = [edit_id for edit_id in edit_ids if edit_id not in found]
         if not unknown or not RequestLog.exists(self._store):
             return found
-        if len(_known) + len(unknown) > _MAX_KNOWN:
+        if len(_known) + len(unknown) > MAX_KNOWN:
             _known.clear()
         for header in RequestLog(self._store).headers(edit_ids=unknown):
             fact = Fact(

@@ -93,10 +93,13 @@ class Question:
     first: Routing | None = None
     """See `Routing.first`."""
 
-    def take_hop(self) -> None:
-        """Ask what is asked in place of the question (`hops`)."""
-        if hop := self.version.hop(self.item):
-            self.item, self.first = hop.second, hop.first
+
+def take_hops(questions: Sequence[Question]) -> None:
+    """Ask what is asked in place of each question (`hops`)."""
+    for version in dict.fromkeys(question.version for question in questions):
+        own = [question for question in questions if question.version is version]
+        for n, hop in version.hops([question.item for question in own]).items():
+            own[n].item, own[n].first = hop.second, hop.first
 
 
 @dataclass(eq=False)

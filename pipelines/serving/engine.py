@@ -23,7 +23,16 @@ from liveedit_core.errors import LiveEditError
 from liveedit_core.method.editor import NOTHING_KEPT, Routing
 from liveedit_core.method.fused_rows import KeptExperts, fused_rows
 from liveedit_core.states import LayerStates
-from pipelines.serving.answers import Done, Event, Failed, Prefilled, Question, Text, TextStream
+from pipelines.serving.answers import (
+    Done,
+    Event,
+    Failed,
+    Prefilled,
+    Question,
+    Text,
+    TextStream,
+    take_hops,
+)
 
 _logger = logging.getLogger(__name__)
 _JOIN_AT_ONCE = 8
@@ -153,8 +162,7 @@ class Engine:
     def _start(self, questions: Sequence[Question]) -> None:
         """Prefill; one question that fails does not spoil the others."""
         try:
-            for question in questions:
-                question.take_hop()
+            take_hops(questions)
             batches = self.backbone.generation_batches([question.item for question in questions])
         except Exception as error:
             if len(questions) > 1:

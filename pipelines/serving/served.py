@@ -111,11 +111,11 @@ class ServedVersion:
             return float(batch.weights_BN[row, column])
         return batch.form_shares[column].by_slot(batch.weights_BN[:, column])[row]
 
-    def hop(self, item: BackboneInput) -> Hop | None:
-        """What is asked in place of a question, if not the question as it is."""
+    def hops(self, items: Sequence[BackboneInput]) -> dict[int, Hop]:
+        """What is asked in place of some questions, by index."""
         if self.editor is None or not self.num_edits:
-            return None
-        return hops_of(self.editor, [item], self.facts).get(0)
+            return {}
+        return hops_of(self.editor, items, self.facts)
 
     def facts(self, edit_ids: Collection[str]) -> Mapping[str, Fact]:
         """What some edits taught, as far as the request log knows."""

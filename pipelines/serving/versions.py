@@ -19,6 +19,7 @@ from pathlib import Path
 
 from infra.bank.expert_bank import ExpertBank
 from infra.bank.manifest import BankManifest
+from infra.requests.logged_facts import MAX_KNOWN
 from infra.storage.object_store import ObjectStore
 from infra.storage.tables import Table
 from liveedit_core.backbones.vision_language import VisionLanguageBackbone, as_vision_language
@@ -209,6 +210,8 @@ class VersionStore:
             mode = self.recipe.versions.index
             editor = Editor(self.backbone, generator, repository, index=mode)
         editor.prepare()
+        if repository.fact_source is not None and len(repository) <= MAX_KNOWN:
+            repository.fact_source.facts_of(repository.held_ids)  # no answer waits for the log
         record = bank.versions.state_at(number)
         return ServedVersion(
             name=name,
