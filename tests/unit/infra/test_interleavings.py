@@ -12,7 +12,7 @@ from infra.storage import tables
 from tests.faults.fault_ledger import page
 from tests.faults.interleaving import Story, tell
 
-NUM_SEEDS = 50
+NUM_SEEDS = 30
 NUM_LONG = int(os.environ.get("LIVEEDIT_FAULT_SEEDS", "1000"))
 PER_TEST = 10
 """So that the tests share the processes that run them."""

@@ -29,23 +29,13 @@ from tests.running_server import chat_body
 from tests.serving_parts import ask
 from tests.tiny_backbone import (
     AS_WRITTEN,
-    OUR_CONFIG,
-    PROMPT_SIZE,
     TinyPromptEncoder,
     image,
     plain_convolutions,
     tiny_backbone,
-    tiny_generator,
 )
+from tests.tiny_prompt_key import CONFIG, GREEDY, empty_editor
 
-CONFIG = OUR_CONFIG.with_changes(
-    gain=30.0,
-    prompt_source="sentences",
-    prompt_size=PROMPT_SIZE,
-    prompt_rank=6,
-    min_gate=0.5,
-    max_kept=0,
-)
 PHONE = "What is the phone number of Anna Keller?"
 KOLLER = "What is the phone number of Koller?"
 KNOWS = "Who knows Anna Keller?"
@@ -55,7 +45,6 @@ OWNER = EditRequest(
 )
 NUMBER = EditRequest(image_bytes=None, prompt=PHONE, target="1984")
 FIRST, SECOND = OWNER.edit_id, NUMBER.edit_id
-GREEDY = {"max_new_tokens": 4, "is_greedy": True}
 
 
 @pytest.mark.parametrize(
@@ -109,12 +98,8 @@ def test_a_question_of_one_step_holds_none(prompt: str) -> None:
 
 @pytest.fixture(scope="module")
 def editor() -> Iterator[Editor]:
-    """Without edits."""
     with plain_convolutions():
-        backbone = tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
-        generator = tiny_generator(CONFIG)
-        generator.prompt_key.log_scale.fill_(3.0)
-        yield Editor(backbone, generator, ExpertRepository.empty(CONFIG))
+        yield empty_editor()
 
 
 def with_forms(expert: Expert) -> Expert:

@@ -18,15 +18,8 @@ from liveedit_core.method.editor import Editor
 from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.replacing import KnownFacts, fact_of
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
-from tests.tiny_backbone import (
-    AS_WRITTEN,
-    TinyPromptEncoder,
-    image,
-    plain_convolutions,
-    tiny_backbone,
-    tiny_generator,
-)
-from tests.unit.liveedit_core.test_hops import CONFIG, GREEDY
+from tests.tiny_backbone import AS_WRITTEN, image, plain_convolutions
+from tests.tiny_prompt_key import CONFIG, GREEDY, empty_editor
 
 OTHER = "Whose is it?"
 EDIT = EditRequest(
@@ -38,12 +31,8 @@ FACTS = {edit.edit_id: fact_of(edit) for edit in (EDIT, TEXTUAL)}
 
 @pytest.fixture(scope="module")
 def editor() -> Iterator[Editor]:
-    """Without edits."""
     with plain_convolutions():
-        backbone = tiny_backbone().with_prompt_encoder(TinyPromptEncoder())
-        generator = tiny_generator(CONFIG)
-        generator.prompt_key.log_scale.fill_(3.0)
-        yield Editor(backbone, generator, ExpertRepository.empty(CONFIG))
+        yield empty_editor()
 
 
 def repository_of(editor: Editor, *requests: EditRequest) -> ExpertRepository:
