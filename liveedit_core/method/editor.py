@@ -55,7 +55,8 @@ class Routing:
     visual_margins: tuple[float, ...]
     """Visual similarity minus the sentinel's."""
     form_shares: tuple[tuple[float, ...], ...] = ()
-    """Of the fact and of its forms (`prompt_key`), () of an edit without; () if none has any."""
+    """Of each edit that of its fact and those of its forms (`prompt_key`), () of one without; none
+    where no edit has forms."""
     first: "Routing | None" = None
     """Of the inner question, where two edits answer (`hops`)."""
 
@@ -324,14 +325,13 @@ class Editor:
             kept = routing.kept_BN[row].nonzero().flatten().tolist()
             kept.sort(key=lambda n: -float(routing.weights_BN[row, n]))
             places = routing.position_N[kept].tolist()
+            shares = tuple(routing.shares_of(row, n) for n in kept)
             explained.append(
                 Routing(
                     kept=tuple(self.repository.edit_ids[place] for place in places),
                     weights=tuple(routing.weights_BN[row, kept].tolist()),
                     visual_margins=tuple(routing.margin_BN[row, kept].tolist()),
-                    form_shares=tuple(routing.shares_of(row, n) for n in kept)
-                    if routing.form_shares
-                    else (),
+                    form_shares=shares if any(shares) else (),
                 )
             )
         return explained
