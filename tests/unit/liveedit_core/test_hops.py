@@ -34,7 +34,7 @@ from tests.tiny_backbone import (
     plain_convolutions,
     tiny_backbone,
 )
-from tests.tiny_prompt_key import CONFIG, GREEDY, empty_editor
+from tests.unit.tiny_prompt_key import CONFIG, GREEDY, empty_editor
 
 PHONE = "What is the phone number of Anna Keller?"
 KOLLER = "What is the phone number of Koller?"

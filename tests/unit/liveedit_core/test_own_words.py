@@ -19,7 +19,7 @@ from liveedit_core.method.repository import ExpertRepository
 from liveedit_core.replacing import KnownFacts, fact_of
 from liveedit_core.schema import Case, EditRequest, Probe, ProbeKind
 from tests.tiny_backbone import AS_WRITTEN, image, plain_convolutions
-from tests.tiny_prompt_key import CONFIG, GREEDY, empty_editor
+from tests.unit.tiny_prompt_key import CONFIG, GREEDY, empty_editor
 
 OTHER = "Whose is it?"
 EDIT = EditRequest(
